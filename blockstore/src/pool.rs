@@ -1,0 +1,144 @@
+//! The blocks of the whole cluster as a volume sees them: replicated, fenced, found wherever they
+//! are. The distributor implements it over the network, the simulation over a simulated one.
+//!
+//! The trait stands here, below both, so that `volume` knows no sockets and `distributor` no
+//! volumes.
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+
+use crate::{BlockRef, BlockState, Epoch, PeerId, Seal, VolumeId};
+
+/// Where the blocks of a window go: the first peers, as many as the ring's replication, of the
+/// ring's permutation for each block, less the excluded ones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// Version of the ring that was current when the window was committed.
+    pub ring: u64,
+    /// Peers to pass over, because they did not answer when the window was committed.
+    pub excluded: Vec<PeerId>,
+}
+
+/// Bytes for one open block.
+#[derive(Clone, Debug)]
+pub struct Append {
+    pub block: BlockRef,
+    pub epoch: Epoch,
+    /// Where in the block the bytes go: its present length.
+    pub offset: u32,
+    /// Parts that stand one after another; empty to only sync what was appended before.
+    pub data: Vec<Bytes>,
+    /// Answer only when the bytes, and all before them in the block, are on the disk.
+    pub sync: bool,
+}
+
+/// A replicated operation that some peers did not carry out; on the others it happened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CutOff {
+    /// These peers are down, full or failing: seal, and go on without them.
+    #[error("{} of the block's peers failed", .failed.len())]
+    Lost { failed: Vec<PeerId> },
+    /// A peer has seen a newer epoch of the volume: this writer is no longer its owner.
+    #[error("epoch {newest} has taken the volume over")]
+    Fenced { newest: Epoch },
+}
+
+/// A failed read or lookup of one block.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PoolError {
+    /// Every peer that may hold the block answered, and none has it.
+    #[error("no peer holds {block}")]
+    NoSuchBlock { block: BlockRef },
+    /// Peers that may hold the block did not answer; it may be there when they return.
+    #[error("{block} is on none of the peers that answer; {} do not", .silent.len())]
+    Unavailable { block: BlockRef, silent: Vec<PeerId> },
+    /// The ring of a placement, or the metadata that would tell it, cannot be had.
+    #[error("ring version {version} is not known")]
+    UnknownRing { version: u64 },
+    /// The ring has fewer live peers than the volume asks for.
+    #[error("the ring names {found} healthy peers, {needed} are needed")]
+    TooFewPeers { found: usize, needed: usize },
+    /// One peer's own answer.
+    #[error("peer {peer} refused: {reason}")]
+    Refused { peer: PeerId, reason: String },
+    /// One peer does not answer.
+    #[error("peer {peer} does not answer")]
+    Silent { peer: PeerId },
+}
+
+/// A range of a block, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteRange {
+    pub offset: u32,
+    pub length: u32,
+}
+
+/// The replicated blocks of the cluster. Futures are driven by the caller; requests to a peer leave
+/// in the order of the calls, also when the futures are polled in another.
+pub trait BlockPool: Send + Sync + 'static {
+    /// Bytes in a block.
+    fn block_size(&self) -> u32;
+
+    /// A placement in the present ring that passes over the peers that do not answer now, if
+    /// enough remain.
+    fn place_now(&self) -> BoxFuture<'static, Result<Placement, PoolError>>;
+
+    /// The peers that may hold `block` under `placement`: those and no others.
+    fn peers_of(
+        &self,
+        block: BlockRef,
+        placement: Placement,
+    ) -> BoxFuture<'static, Result<Vec<PeerId>, PoolError>>;
+
+    /// Appends on every one of `peers`; done when all have answered or one has failed.
+    fn append(&self, peers: Vec<PeerId>, append: Append) -> BoxFuture<'static, Result<(), CutOff>>;
+
+    /// Seals `block` on every one of `peers`, durably. A peer whose copy does not match fails.
+    fn seal(
+        &self,
+        peers: Vec<PeerId>,
+        block: BlockRef,
+        epoch: Epoch,
+        seal: Seal,
+    ) -> BoxFuture<'static, Result<(), CutOff>>;
+
+    /// Reads `ranges`, one after another, from one copy that is open or sealed: from the first of
+    /// `hint`, then of the ring's permutation, that answers and is not in `avoid`. Says who it was.
+    fn read(
+        &self,
+        block: BlockRef,
+        ranges: Vec<ByteRange>,
+        hint: Vec<PeerId>,
+        avoid: Vec<PeerId>,
+    ) -> BoxFuture<'static, Result<(PeerId, Bytes), PoolError>>;
+
+    /// One peer's copy with its state, for recovery: a sealed block's content, of an open one what
+    /// is there, of an unsettled one all bytes up to the block size. `None`: it holds no copy.
+    fn fetch(
+        &self,
+        peer: PeerId,
+        block: BlockRef,
+    ) -> BoxFuture<'static, Result<Option<(BlockState, Bytes)>, PoolError>>;
+
+    /// Makes `peer` refuse every epoch of `volume` below `epoch`, durably. The answer is the highest
+    /// epoch that the peer has seen: above `epoch` it means that this opener is itself fenced.
+    fn fence(
+        &self,
+        peer: PeerId,
+        volume: VolumeId,
+        epoch: Epoch,
+    ) -> BoxFuture<'static, Result<Epoch, PoolError>>;
+
+    /// Stores a whole sealed block on `peers` in place of what copy they may have, durably.
+    fn put(
+        &self,
+        peers: Vec<PeerId>,
+        block: BlockRef,
+        epoch: Epoch,
+        data: Bytes,
+    ) -> BoxFuture<'static, Result<(), CutOff>>;
+
+    /// Tells `peer` that its copy of `block` failed a check: it verifies it and fetches a good one.
+    fn suspect(&self, peer: PeerId, block: BlockRef);
+}

@@ -1,0 +1,78 @@
+//! What every store of blocks on one node does, whatever keeps the bytes.
+//!
+//! A block is *open* while its volume's writer appends to it and *sealed* once its length and
+//! checksum are fixed; sealed blocks never change. Methods take `&self` and may be called from any
+//! thread; appends to one block come from one caller, in order.
+
+use crate::{BlockRef, Error};
+
+/// The size of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Bytes in a block.
+    pub block_size: u32,
+    /// How many blocks the store can hold.
+    pub capacity_blocks: u64,
+}
+
+/// The fixed length and checksum of a block that takes no more appends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seal {
+    /// Bytes, at most the block size.
+    pub length: u32,
+    /// CRC-32 (IEEE) of these bytes.
+    pub crc: u32,
+}
+
+/// What a store knows of a block that it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockState {
+    /// Being written since this store was opened; `length` bytes are there.
+    Open { length: u32 },
+    /// Was being written when the store went down: what is there must be found out by reading it
+    /// (up to the block size) and settled by a seal. Takes no appends.
+    Unsettled,
+    /// Complete.
+    Sealed(Seal),
+}
+
+/// A low-level block storage provider: `mfile` keeps blocks in a preallocated file, `temp` in
+/// memory.
+pub trait BlockStore: Send + Sync + 'static {
+    /// The size of the store.
+    fn geometry(&self) -> Geometry;
+
+    /// How many blocks it holds now.
+    fn used_blocks(&self) -> u64;
+
+    /// Writes `data` at `offset` of `block`; the block gets a slot when the store does not hold it.
+    /// The bytes are durable only after [`sync`](Self::sync).
+    ///
+    /// Errors: `offset` is not the block's present length, the block is sealed or unsettled, it
+    /// would grow past the block size, the store is full, the disk refuses.
+    fn append(&self, block: BlockRef, offset: u32, data: &[u8]) -> Result<(), Error>;
+
+    /// Fills `buffer` from `offset` of `block`.
+    ///
+    /// Errors: no such block, or the range passes its end ([`BlockState::Open`] and `Sealed`: the
+    /// length; `Unsettled`: the block size).
+    fn read(&self, block: BlockRef, offset: u32, buffer: &mut [u8]) -> Result<(), Error>;
+
+    /// Returns when everything that was appended, sealed or deleted before the call is on the disk.
+    /// Blocks the calling thread; concurrent callers share one sync. After an error the store takes
+    /// no more appends and no later sync succeeds.
+    fn sync(&self) -> Result<(), Error>;
+
+    /// Fixes the block at `seal.length`, dropping bytes behind it, if its content has `seal.crc`.
+    /// Sealing again with the same seal is no error. Durable after [`sync`](Self::sync).
+    fn seal(&self, block: BlockRef, seal: Seal) -> Result<(), Error>;
+
+    /// What the store knows of `block`, or `None` if it does not hold it.
+    fn state(&self, block: BlockRef) -> Option<BlockState>;
+
+    /// Forgets `block`; whether there was one. Durable after [`sync`](Self::sync).
+    fn delete(&self, block: BlockRef) -> Result<bool, Error>;
+
+    /// At most `limit` blocks after `after` (from the start: `None`), in the order of [`BlockRef`].
+    fn list(&self, after: Option<BlockRef>, limit: usize) -> Vec<(BlockRef, BlockState)>;
+}

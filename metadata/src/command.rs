@@ -1,0 +1,171 @@
+//! What can be asked of the metadata service: commands change the state through the log, queries
+//! read it.
+
+use torus_blockstore::{BlockSpec, Epoch, INodeIndex, PeerId, VolumeId};
+
+use crate::{
+    GlobalMetadata, Head, NodeId, Peer, Refusal, Revision, Ring, RingVersion, Session, SessionId,
+    Volume, Window,
+};
+
+/// A change of the state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Formats the cluster; refused once done.
+    Init {
+        global: GlobalMetadata,
+        ring: Ring,
+    },
+    /// Allocates an identity in the Raft group for the peer at `address`.
+    AllocateNode {
+        peer: PeerId,
+    },
+    /// Registers a storage node, or changes what is known of it.
+    RegisterPeer(Peer),
+    /// Forgets a peer; refused while the ring names it.
+    RemovePeer(PeerId),
+    /// Puts a ring in place of the present one, whose version must be one less.
+    SetRing(Ring),
+    /// Creates a volume; `spec` of `None` is the cluster's.
+    CreateVolume {
+        name: String,
+        size: u64,
+        spec: Option<BlockSpec>,
+    },
+    /// Deletes a volume that nobody has locked.
+    DeleteVolume {
+        name: String,
+    },
+    OpenSession {
+        owner: String,
+        ttl_ms: u32,
+    },
+    /// Ends a session and frees its locks.
+    CloseSession(SessionId),
+    /// As `CloseSession`, by the leader for sessions it has not heard of; unknown ones are passed over.
+    ExpireSessions(Vec<SessionId>),
+    /// Takes the volume's lock with the next epoch. Refused while another session holds it.
+    LockVolume {
+        volume: VolumeId,
+        session: SessionId,
+    },
+    /// Takes a lost lock again with the old epoch. Refused when a newer one was granted.
+    RelockVolume {
+        volume: VolumeId,
+        session: SessionId,
+        epoch: Epoch,
+    },
+    UnlockVolume {
+        volume: VolumeId,
+        epoch: Epoch,
+    },
+    /// Reserves `count` INode indexes; answers the first.
+    ReserveINodes {
+        volume: VolumeId,
+        epoch: Epoch,
+        count: u64,
+    },
+    /// Opens a window behind the volume's last one.
+    CommitWindow {
+        volume: VolumeId,
+        window: Window,
+    },
+    /// Moves the head; windows that end before its position are dropped.
+    CommitHead {
+        volume: VolumeId,
+        head: Head,
+    },
+}
+
+/// A command that took effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// The revision that it made (or found, where it changed nothing).
+    pub revision: Revision,
+    pub outcome: Outcome,
+}
+
+/// What a command gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    Volume(Volume),
+    Session(SessionId),
+    Epoch(Epoch),
+    INode(INodeIndex),
+    Node(NodeId),
+}
+
+/// The state machine's answer to a command: the same on every member.
+pub type Response = Result<Applied, Refusal>;
+
+/// A question to the state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Query {
+    /// Answered by [`Answer::Cluster`].
+    Cluster,
+    Volumes,
+    VolumeByName(String),
+    VolumeById(VolumeId),
+    /// The present ring (`None`) or an older one that an open window still names.
+    Ring(Option<RingVersion>),
+    Peers,
+    Sessions,
+}
+
+/// The state's answer, with the revision at which it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// `None` before `init`. `volumes_minted` is the highest volume ID ever given: an ID up to it
+    /// that names no volume belonged to a deleted one.
+    Cluster {
+        global: Option<GlobalMetadata>,
+        volumes_minted: u64,
+        revision: Revision,
+    },
+    Volumes {
+        volumes: Vec<Volume>,
+        volumes_minted: u64,
+        revision: Revision,
+    },
+    Volume {
+        volume: Option<Volume>,
+        revision: Revision,
+    },
+    Ring {
+        ring: Option<Ring>,
+        revision: Revision,
+    },
+    Peers {
+        peers: Vec<Peer>,
+        revision: Revision,
+    },
+    Sessions {
+        sessions: Vec<Session>,
+        revision: Revision,
+    },
+}
+
+/// A change, as watchers see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    Initialised(GlobalMetadata),
+    PeerChanged(Peer),
+    PeerRemoved(PeerId),
+    RingChanged(Ring),
+    /// Created, or its head, windows, lock or size changed.
+    VolumeChanged(Volume),
+    VolumeDeleted(VolumeId),
+    SessionOpened(Session),
+    SessionEnded(SessionId),
+}
+
+/// Which events a watcher wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EventKind {
+    Cluster,
+    Peer,
+    Ring,
+    Volume,
+    Session,
+}

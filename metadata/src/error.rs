@@ -1,0 +1,71 @@
+//! What goes wrong: the state machine's refusals, which every member gives alike, and the failures
+//! of reaching it.
+
+use torus_blockstore::{Epoch, VolumeId};
+
+use crate::{Revision, RingVersion};
+
+/// A command that the state machine did not carry out; nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    #[error("the cluster is already initialised")]
+    AlreadyInitialised,
+    #[error("the cluster is not initialised; run 'torusctl init'")]
+    NotInitialised,
+    #[error("{what} is not valid: {why}")]
+    Invalid { what: &'static str, why: &'static str },
+    #[error("a volume named {name:?} exists already")]
+    VolumeExists { name: String },
+    #[error("there is no volume {name:?}")]
+    NoSuchVolume { name: String },
+    #[error("there is no volume with ID {id}")]
+    NoSuchVolumeId { id: VolumeId },
+    #[error("volume {name:?} is in use by {owner}")]
+    InUse { name: String, owner: String },
+    /// A command of an epoch that is not, or no longer, the volume's.
+    #[error("epoch {found} of the volume has ended; {current} is current")]
+    StaleEpoch { found: Epoch, current: Epoch },
+    /// The lock of this epoch has been freed (its session ended); `RelockVolume` may get it back.
+    #[error("epoch {epoch} of the volume is not locked")]
+    NotLocked { epoch: Epoch },
+    #[error("the session has ended")]
+    NoSuchSession,
+    #[error("the ring is at version {current}; version {found} does not follow it")]
+    RingVersion { current: RingVersion, found: RingVersion },
+    #[error("ring version {0} is not kept")]
+    NoSuchRing(RingVersion),
+    #[error("there is no such peer")]
+    NoSuchPeer,
+    #[error("the ring names the peer; take it out with 'torusctl peer remove' first")]
+    PeerInRing,
+    #[error("the window does not follow the volume's last one")]
+    WindowOrder,
+    #[error("the head does not follow the volume's last one")]
+    HeadOrder,
+}
+
+/// A failed call of the metadata service.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The state machine's answer.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// No member answered, or the group has no leader; waiting may help.
+    #[error("the metadata service at {tried} does not answer")]
+    Unavailable {
+        tried: String,
+        #[source]
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
+    /// The member that was asked has not been initialised and has not joined a cluster.
+    #[error("the daemon at {address} is not part of a cluster yet; run 'torusctl init'")]
+    NotInitialised { address: String },
+    /// The changes that a watch asked for are no longer kept.
+    #[error("changes up to revision {compacted} are no longer kept")]
+    Compacted { compacted: Revision },
+    /// An answer that this version does not understand.
+    #[error("the metadata service sent an answer that this version does not understand: {what}")]
+    Protocol { what: &'static str },
+}

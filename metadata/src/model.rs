@@ -1,0 +1,168 @@
+//! The things that the metadata service keeps, as every other crate sees them.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use torus_blockstore::{BlockIndex, BlockSpec, Epoch, INodeIndex, PeerId, VolumeId};
+
+/// Counts the changes of the state: one more for each command that changed something. Kept across
+/// restore; not the Raft log index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision(pub u64);
+
+/// Counts the rings of the cluster from 1; a change is accepted only for the next number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RingVersion(pub u64);
+
+/// A member of the Raft group, allocated by the group and never reused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub u64);
+
+/// A client's session: the revision at which it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub u64);
+
+macro_rules! display_number {
+    ($($name:ident)*) => {$(
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}", self.0)
+            }
+        }
+    )*};
+}
+display_number!(Revision RingVersion NodeId SessionId);
+
+/// What `init` fixes for the life of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GlobalMetadata {
+    /// Drawn at `init`; peers and clients of another cluster are refused by it.
+    pub cluster: uuid::Uuid,
+    /// Bytes in a block: a power of two from 64 KiB to 64 MiB.
+    pub block_size: u32,
+    /// The block spec of new volumes.
+    pub block_spec: BlockSpec,
+}
+
+/// A storage node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    pub id: PeerId,
+    /// Where it listens, `HOST:PORT`.
+    pub address: String,
+    /// The failure domain that the operator gave it; may be empty.
+    pub zone: String,
+    /// Size of its store, in blocks.
+    pub size_blocks: u64,
+    /// Its identity in the Raft group, once it is a learner or voter.
+    pub node: Option<NodeId>,
+}
+
+/// How a ring spreads blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RingKind {
+    /// Nobody stores anything.
+    Empty,
+    /// One peer stores everything.
+    Single,
+    /// CRC-32 of the block reference modulo the number of peers.
+    Mod,
+    /// Consistent hashing, weighted by size.
+    Ketama,
+}
+
+/// One peer's place in a ring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RingMember {
+    pub peer: PeerId,
+    /// Size of its store when it joined the ring, in blocks.
+    pub weight: u64,
+    pub zone: String,
+}
+
+/// A collection of peers over which blocks are distributed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ring {
+    pub version: RingVersion,
+    pub kind: RingKind,
+    /// How many peers hold each block.
+    pub replication: u32,
+    pub members: Vec<RingMember>,
+}
+
+/// A block volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    pub id: VolumeId,
+    pub name: String,
+    /// Bytes that a client sees.
+    pub size: u64,
+    pub block_spec: BlockSpec,
+    /// The last INode index that was reserved; the next is one more.
+    pub inode_index: INodeIndex,
+    /// The newest checkpoint; `None` before the first.
+    pub head: Option<Head>,
+    /// The parts of the log that the head does not cover, oldest first.
+    pub windows: Vec<Window>,
+    /// The highest epoch that was granted.
+    pub epoch: Epoch,
+    pub lock: Option<Lock>,
+}
+
+/// A committed checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The INode index of its blocks.
+    pub inode: INodeIndex,
+    /// How many INode blocks it added; its root stands in the last.
+    pub blocks: u64,
+    /// The epoch that wrote it.
+    pub epoch: Epoch,
+    /// Where the log goes on behind it.
+    pub position: LogPosition,
+}
+
+/// A point between two records of a volume's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LogPosition {
+    /// The generation (INode index of the data blocks).
+    pub inode: INodeIndex,
+    pub block: BlockIndex,
+    /// Bytes into the block.
+    pub offset: u32,
+}
+
+/// Permission to write data blocks `first..first + count` of one generation, and the only places
+/// where they can be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    pub epoch: Epoch,
+    /// The generation: INode index of the blocks.
+    pub inode: INodeIndex,
+    pub ring: RingVersion,
+    pub excluded: BTreeSet<PeerId>,
+    pub first: BlockIndex,
+    pub count: u64,
+    /// Where the log before this window ends, when it was cut off: the block and the length at
+    /// which it was sealed. Blocks of older windows behind it hold nothing.
+    pub after: Option<LogPosition>,
+}
+
+/// The right to write a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lock {
+    pub session: SessionId,
+    pub epoch: Epoch,
+    /// Who holds it, for people: host and process.
+    pub owner: String,
+}
+
+/// A client that keeps itself alive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    pub id: SessionId,
+    /// Host and process, for people.
+    pub owner: String,
+    /// The service may end the session when it has heard nothing for so long, never sooner.
+    pub ttl_ms: u32,
+}
