@@ -80,6 +80,10 @@ pub trait BlockPool: Send + Sync + 'static {
     /// Bytes in a block.
     fn block_size(&self) -> u32;
 
+    /// How many peers hold each block in the present ring, when all are healthy; 0 while no ring is
+    /// known. A placement may name fewer: whether they are enough is for the writer to say.
+    fn replication(&self) -> u32;
+
     /// A placement in the present ring that passes over the peers that do not answer now, if
     /// enough remain.
     fn place_now(&self) -> BoxFuture<'static, Result<Placement, PoolError>>;
