@@ -1,1 +1,21 @@
-//! Placeholder.
+//! The system tests: built binaries on loopback, killed and restarted, under stock clients.
+//!
+//! Each module is a theme, each test a story whose name says what holds. They link to no crate of
+//! the project. `make test` builds the binaries first.
+#![expect(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests fail by panicking, in their helpers too"
+)]
+#![expect(clippy::print_stdout, reason = "a test prints what it measured")]
+
+mod bad_input;
+mod client_crash;
+mod clients;
+mod daemon_crash;
+mod leader_loss;
+mod load;
+mod openers;
+mod tidy;
+mod walk_through;

@@ -1,1 +1,32 @@
-//! Placeholder.
+//! The harness of the system tests: clusters of built binaries on loopback, and their clients.
+//!
+//! It links to no crate of the project: what it knows of Torus is its command lines, its JSON
+//! output and the NBD protocol, as an operator's scripts do. What fails, fails by a panic that says
+//! what was awaited and what was seen last; the logs of every process follow. Nothing outlives a
+//! test: what a [`Cluster`] started is killed when it is dropped, and by the kernel when the test
+//! itself is killed.
+#![expect(
+    clippy::panic,
+    clippy::expect_used,
+    reason = "a harness reports by panicking in the test that uses it"
+)]
+#![expect(clippy::print_stderr, reason = "the logs of a failed test go to its output")]
+
+mod cluster;
+mod history;
+mod image;
+mod nbd;
+mod ports;
+mod process;
+mod server;
+mod tools;
+mod wait;
+
+pub use cluster::{Cluster, ClusterOptions};
+pub use history::{History, PAGE, Prefix, Random};
+pub use image::Image;
+pub use nbd::NbdClient;
+pub use process::{Outcome, Process, run};
+pub use server::NbdServer;
+pub use tools::{binary, tool};
+pub use wait::{Stopwatch, wait_until};

@@ -1,0 +1,41 @@
+# What a fresh clone needs is a Rust toolchain; tests/setup installs the rest where it may.
+#
+#   make build        the binaries, in $(CARGO_TARGET_DIR)/release
+#   make demo         a cluster of three daemons, a volume, a daemon killed: shown step by step
+#   make test         all tests of all crates, the system tests among them
+#   make test-kernel  the kernel's own NBD driver and a file system, under User-Mode Linux
+#   make bench        three daemons beside qemu-nbd on a file
+#   make lint         formatting and clippy
+
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/torus-target
+export TORUS_BIN_DIR := $(CARGO_TARGET_DIR)/release
+
+# One profile and one set of flags everywhere: RocksDB is compiled once.
+CARGO_FLAGS := --release --locked --workspace
+
+.PHONY: build demo test test-kernel bench lint
+
+build:
+	@tests/setup build
+	cargo build $(CARGO_FLAGS)
+
+demo: build
+	@tests/setup demo
+	@tests/demo
+
+test: build
+	@tests/setup test
+	cargo test $(CARGO_FLAGS)
+
+test-kernel: build
+	@tests/setup test-kernel
+	@tests/kernel/run -- tests/kernel/walk-through
+
+bench: build
+	@tests/setup bench
+	@tests/bench
+
+lint:
+	@tests/setup build
+	cargo fmt --all --check
+	cargo clippy $(CARGO_FLAGS) --all-targets -- --deny warnings
