@@ -1,1 +1,26 @@
-//! Placeholder.
+//! Block volumes: a log of records on replicated blocks, and the map that finds a page in it.
+//!
+//! [`open`] takes a volume's lock, recovers it, and hands out a [`Volume`], which a task of its own
+//! serves. What a flush acknowledged survives the loss of all but one of the peers that held it.
+
+mod checkpoint;
+mod error;
+mod extent;
+mod log;
+mod map;
+mod open;
+mod overlay;
+mod read;
+mod record;
+mod recovery;
+mod session;
+mod table;
+mod volume;
+mod writer;
+
+pub use checkpoint::LoadError;
+pub use error::{Error, OpenError};
+pub use open::{Services, open};
+pub use record::PAGE;
+pub use volume::{Options, Volume};
+pub use writer::Info;

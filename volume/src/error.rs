@@ -1,0 +1,48 @@
+//! What goes wrong with a volume.
+
+use torus_blockstore::{BlockRef, Epoch, PoolError};
+use torus_metadata::Refusal;
+
+use crate::checkpoint::LoadError;
+
+/// Errors of an open volume.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The range is not within the volume.
+    #[error("bytes {offset} to {end} pass the end of the volume, {size}")]
+    OutOfRange { offset: u64, end: u64, size: u64 },
+    /// Another opener has taken the volume over; nothing that was not flushed before is kept.
+    #[error("the volume was taken over by another opener (epoch {newest})")]
+    TakenOver { newest: Epoch },
+    /// The metadata service refuses this writer.
+    #[error("the metadata service refused the writer")]
+    Refused(#[source] Refusal),
+    /// No peer that answers holds these bytes.
+    #[error("cannot read {block}")]
+    Read { block: BlockRef, source: PoolError },
+    /// The volume is closed.
+    #[error("the volume is closed")]
+    Closed,
+}
+
+/// Errors of opening a volume.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    #[error("there is no volume {name:?}; 'torusctl volume list' names those that exist")]
+    NoSuchVolume { name: String },
+    /// Another client has it open; it frees the volume at the latest when its session ends.
+    #[error("volume {name:?} is in use by {owner}")]
+    InUse { name: String, owner: String },
+    /// Somebody else opened it while this opener recovered it.
+    #[error("volume {name:?} was taken over by another opener")]
+    TakenOver { name: String },
+    #[error("cannot reach the metadata service")]
+    Metadata(#[from] torus_metadata::Error),
+    #[error("cannot load the volume's map")]
+    Load(#[from] LoadError),
+    /// The volume was recovered and then failed before it was ready.
+    #[error("cannot finish the recovery of the volume")]
+    Recover(#[from] Error),
+}

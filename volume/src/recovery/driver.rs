@@ -1,0 +1,289 @@
+//! Recovers a volume: fences its former writer, reads the checkpoint, and walks the log behind it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use tokio::time::Instant;
+use torus_blockstore::{BlockKind, BlockRef, BlockState, INodeRef, PeerId, Placement, PoolError};
+use torus_metadata::{Head, Volume, Window};
+
+use super::{Chain, Copy, Records, Step, best_copy, seal_of, steps};
+use crate::checkpoint::{LoadError, Stored, load};
+use crate::extent::Location;
+use crate::log::BlockContent;
+use crate::map::Map;
+use crate::record::{ExtentKind, Header, PAGE, UNIT};
+use crate::writer::Context;
+use crate::{Error, OpenError};
+
+/// Between attempts while peers do not answer.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// What a volume holds.
+pub(crate) struct Recovered {
+    pub(crate) map: Map,
+    pub(crate) stored: Stored,
+    /// Whether the map holds more than the checkpoint.
+    pub(crate) replayed: bool,
+    /// The last block of the log, when it was still open: it is to be written anew.
+    pub(crate) tail: Option<Tail>,
+}
+
+/// Records of a block that is not sealed.
+pub(crate) struct Tail {
+    pub(crate) headers: Vec<Header>,
+    /// Content of the block.
+    pub(crate) bytes: Bytes,
+}
+
+/// A block with the peers that may hold it.
+struct Located {
+    step: Step,
+    block: BlockRef,
+    peers: Vec<PeerId>,
+}
+
+/// A block of the log as it was found.
+struct Found {
+    block: BlockRef,
+    /// Those of its peers that are fenced.
+    peers: Vec<PeerId>,
+    bytes: Bytes,
+    records: Records,
+}
+
+/// Recovers `volume` for the opener that `context` stands for; gives up at `deadline` when peers
+/// without which nothing can be said do not answer.
+pub(crate) async fn recover(
+    context: &Context,
+    volume: &Volume,
+    deadline: Instant,
+) -> Result<Recovered, OpenError> {
+    let Some(head) = &volume.head else {
+        // The first opener commits a head before it writes: there is nothing.
+        let (map, stored) = Default::default();
+        return Ok(Recovered { map, stored, replayed: false, tail: None });
+    };
+    let recovery = Recovery { context, volume, head, deadline };
+    let (map, stored) = recovery.load().await?;
+    recovery.replay(map, stored).await
+}
+
+struct Recovery<'a> {
+    context: &'a Context,
+    volume: &'a Volume,
+    head: &'a Head,
+    deadline: Instant,
+}
+
+impl Recovery<'_> {
+    async fn load(&self) -> Result<(Map, Stored), OpenError> {
+        if self.head.blocks == 0 {
+            return Ok(Default::default());
+        }
+        let inode = INodeRef { volume: self.volume.id, inode: self.head.inode };
+        loop {
+            match load(&self.context.pool, inode).await {
+                Ok(loaded) => return Ok(loaded),
+                Err(LoadError::Read { inode, source: source @ PoolError::Unavailable { .. } }) => {
+                    self.wait(LoadError::Read { inode, source }.into()).await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn replay(&self, mut map: Map, stored: Stored) -> Result<Recovered, OpenError> {
+        let position = self.head.position;
+        let mut located = Vec::new();
+        for step in steps(&self.volume.windows, position.inode, position.block) {
+            located.push(self.locate(step).await?);
+        }
+        let fenced = self.fence(&located).await?;
+        let mut chain = Chain::at(position.block);
+        let (mut last, mut replayed) = (None::<Found>, false);
+        for located in located {
+            let whole = located.step.cut_at.is_some();
+            let found = self.find(&located, chain, &fenced).await?;
+            let ended = found.is_none();
+            if let Some(before) = last.take() {
+                // A block with a successor was complete when the successor was begun.
+                if ended && !before.records.sealed {
+                    last = Some(before);
+                    break;
+                }
+                self.keep(&before, &mut map).await?;
+                replayed = true;
+            }
+            let Some(found) = found else { break };
+            chain = chain.behind(found.block.index, &found.records);
+            if whole {
+                self.keep(&found, &mut map).await?;
+                replayed = true;
+            } else {
+                last = Some(found);
+            }
+        }
+        let tail = match last {
+            Some(found) if found.records.sealed => {
+                self.keep(&found, &mut map).await?;
+                replayed = true;
+                None
+            }
+            last => last.map(|found| Tail { headers: found.records.headers, bytes: found.bytes }),
+        };
+        Ok(Recovered { map, stored, replayed, tail })
+    }
+
+    async fn locate(&self, step: Step) -> Result<Located, OpenError> {
+        let window: &Window = &self.volume.windows[step.window];
+        let placement =
+            Placement { ring: window.ring.0, excluded: window.excluded.iter().copied().collect() };
+        let block = BlockRef {
+            volume: self.volume.id,
+            kind: BlockKind::Data,
+            inode: window.inode,
+            index: step.index,
+        };
+        loop {
+            match self.context.pool.peers_of(block, placement.clone()).await {
+                Ok(peers) => return Ok(Located { step, block, peers }),
+                Err(source) => self.wait(Error::Read { block, source }.into()).await?,
+            }
+        }
+    }
+
+    /// Fences every peer that answers, until each block has one: a flush needs all peers of its
+    /// block, so the former writer can flush nothing any more.
+    async fn fence(&self, located: &[Located]) -> Result<BTreeSet<PeerId>, OpenError> {
+        let mut fenced = BTreeSet::new();
+        let all: BTreeSet<PeerId> =
+            located.iter().flat_map(|located| located.peers.iter().copied()).collect();
+        loop {
+            self.fence_more(all.difference(&fenced).copied().collect(), &mut fenced).await?;
+            let bare =
+                located.iter().find(|located| !located.peers.iter().any(|p| fenced.contains(p)));
+            let Some(bare) = bare else { return Ok(fenced) };
+            let source = PoolError::Unavailable { block: bare.block, silent: bare.peers.clone() };
+            self.wait(Error::Read { block: bare.block, source }.into()).await?;
+        }
+    }
+
+    async fn fence_more(
+        &self,
+        peers: Vec<PeerId>,
+        fenced: &mut BTreeSet<PeerId>,
+    ) -> Result<(), OpenError> {
+        let epoch = self.context.identity.epoch;
+        let asked = peers.into_iter().map(|peer| {
+            let answer = self.context.pool.fence(peer, self.volume.id, epoch);
+            async move { (peer, answer.await) }
+        });
+        for (peer, answer) in join_all(asked).await {
+            match answer {
+                Ok(newest) if newest > epoch => {
+                    return Err(OpenError::TakenOver { name: self.volume.name.clone() });
+                }
+                Ok(_) => {
+                    fenced.insert(peer);
+                }
+                Err(error) => tracing::info!(%peer, %error, "cannot fence the peer"),
+            }
+        }
+        Ok(())
+    }
+
+    /// The best copy of a block on its fenced peers; `None`: a peer that must hold whatever was
+    /// flushed of it holds nothing that continues the log.
+    async fn find(
+        &self,
+        located: &Located,
+        chain: Chain,
+        fenced: &BTreeSet<PeerId>,
+    ) -> Result<Option<Found>, OpenError> {
+        let block = located.block;
+        let peers: Vec<PeerId> =
+            located.peers.iter().copied().filter(|peer| fenced.contains(peer)).collect();
+        let limit = located.step.cut_at.unwrap_or(u32::MAX);
+        let epoch = self.volume.windows[located.step.window].epoch;
+        loop {
+            let answers = join_all(peers.iter().map(|p| self.context.pool.fetch(*p, block))).await;
+            let answered = answers.iter().any(Result::is_ok);
+            let copies: Vec<(BlockState, Bytes)> =
+                answers.into_iter().filter_map(|answer| answer.ok().flatten()).collect();
+            let views = copies.iter().map(|(state, bytes)| Copy { state: *state, bytes });
+            let best = best_copy(block, epoch, chain, limit, views.enumerate());
+            let complete = match (&best, located.step.cut_at) {
+                (Some((_, records)), Some(length)) => records.length == length,
+                (None, Some(_)) => false,
+                (_, None) => true,
+            };
+            if answered && complete {
+                return Ok(best.map(|(which, records)| {
+                    let bytes = copies[which].1.clone();
+                    Found { block, peers: peers.clone(), bytes, records }
+                }));
+            }
+            let source = PoolError::Unavailable { block, silent: located.peers.clone() };
+            self.wait(Error::Read { block, source }.into()).await?;
+        }
+    }
+
+    /// Seals a complete block on its peers and points the map at it.
+    async fn keep(&self, found: &Found, map: &mut Map) -> Result<(), OpenError> {
+        let length = found.records.length;
+        let seal = seal_of(&found.bytes, length);
+        let content = BlockContent {
+            block: found.block,
+            peers: found.peers.clone(),
+            seal,
+            data: vec![found.bytes.slice(..length as usize)],
+        };
+        loop {
+            let failed = self.context.seal_on(&content, &found.peers).await?;
+            if found.peers.len() - failed.len()
+                >= self.context.min_replicas().min(found.peers.len())
+            {
+                break;
+            }
+            let source = PoolError::Unavailable { block: found.block, silent: failed };
+            self.wait(Error::Read { block: found.block, source }.into()).await?;
+        }
+        let number = map.table.add(found.block.inode, found.block.index);
+        map.table.sealed(number, seal);
+        found.records.headers.iter().for_each(|header| apply(header, number, map));
+        Ok(())
+    }
+
+    /// Waits a little; past the deadline `error` says for what.
+    async fn wait(&self, error: OpenError) -> Result<(), OpenError> {
+        if Instant::now() >= self.deadline {
+            return Err(error);
+        }
+        tracing::warn!(volume = %self.volume.name, %error, "recovery waits");
+        tokio::time::sleep(RETRY).await;
+        Ok(())
+    }
+}
+
+/// Points the map at the pages of a record in the block with this number.
+fn apply(header: &Header, number: u32, map: &mut Map) {
+    let place = header.place.offset;
+    let mut offset = place + header.length;
+    for extent in &header.extents {
+        match extent.kind {
+            ExtentKind::Zero => map.set(extent.page, extent.count, None),
+            ExtentKind::Data => {
+                let location = Location {
+                    block: number,
+                    offset: (offset / UNIT) as u16,
+                    header: (place / UNIT) as u16,
+                };
+                map.set(extent.page, extent.count, Some(location));
+                offset += extent.count * PAGE;
+            }
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! The one task that owns an open volume: takes requests, keeps the log and the map, and sends.
+//!
+//! Requests come in through a channel, results of everything that is under way through `events`;
+//! after each batch of either, [`pump`](Writer::pump) sends what may be sent.
+
+mod background;
+mod context;
+mod edge;
+mod request;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::{mpsc, oneshot};
+use torus_blockstore::{BlockIndex, BlockPool, CutOff, INodeIndex};
+use torus_metadata::Head;
+
+use crate::checkpoint::{Prepared, Stored};
+use crate::log::{Allotment, BlockContent, Identity, Log, Send};
+use crate::map::Map;
+use crate::overlay::Overlay;
+use crate::{Error, Options};
+
+pub(crate) use context::{Context, WindowPlan};
+pub use request::Info;
+pub(crate) use request::Request;
+
+type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+/// How many bytes may be under way to the peers before further writes wait for company: enough to
+/// keep them busy, little enough that writes gather into large records.
+const IN_FLIGHT: usize = 1 << 20;
+/// Blocks that may be waiting for their seal.
+const MAX_OPEN_BLOCKS: usize = 16;
+
+/// Something that was under way and has come back.
+enum Event {
+    Appended {
+        index: BlockIndex,
+        end: u32,
+        sync: bool,
+        result: Result<(), CutOff>,
+    },
+    Sealed {
+        index: BlockIndex,
+        result: Result<(), CutOff>,
+    },
+    Window(Result<Allotment, Error>),
+    /// The blocks with these indexes are safe on other peers; the log goes on.
+    Mended {
+        sealed: Vec<BlockIndex>,
+        result: Result<Allotment, Error>,
+    },
+    INodes(Result<Vec<INodeIndex>, Error>),
+    Stored(Result<(), Error>),
+    /// The edge pages of a write that does not begin or end with a page.
+    Edges {
+        write: edge::Unaligned,
+        pages: Result<BTreeMap<u64, Bytes>, Error>,
+    },
+    /// Another opener has the volume, or its lock is gone for good.
+    LockLost(Error),
+}
+
+/// A flush, or a write with FUA, that waits until the log is durable.
+struct Waiter {
+    /// Pending operations that it covers, counted as the overlay counts them.
+    operations: u64,
+    /// Once they are cut: the last record that must be durable.
+    sequence: Option<u64>,
+    reply: Reply<()>,
+}
+
+/// A checkpoint on its way.
+struct Checkpoint {
+    prepared: Option<Prepared>,
+    head: Head,
+    /// The last record that must be durable before the head may move.
+    sequence: u64,
+    replies: Vec<Reply<()>>,
+}
+
+/// What an opened volume starts from.
+pub(crate) struct Start {
+    pub(crate) identity: Identity,
+    pub(crate) map: Map,
+    pub(crate) stored: Stored,
+    pub(crate) head: Head,
+    /// Whether the map holds more than the head's checkpoint.
+    pub(crate) uncovered: bool,
+    pub(crate) allotment: Allotment,
+    pub(crate) inodes: Vec<INodeIndex>,
+}
+
+/// The owner of an open volume.
+pub(crate) struct Writer {
+    context: Context,
+    options: Options,
+    identity: Identity,
+    log: Log,
+    map: Map,
+    overlay: Overlay,
+    events: FuturesUnordered<BoxFuture<'static, Event>>,
+    /// Writes that wait for room or for the edges of one before them.
+    waiting: VecDeque<Request>,
+    reading_edges: bool,
+    waiters: Vec<Waiter>,
+    mending: bool,
+    /// What is to be mended once the window on its way has been committed.
+    mend_waiting: Option<(Vec<BlockContent>, WindowPlan)>,
+    /// The index behind all committed windows.
+    window_end: BlockIndex,
+    window_asked: bool,
+    inodes: VecDeque<INodeIndex>,
+    inodes_asked: bool,
+    stored: Stored,
+    head: Head,
+    checkpoint: Option<Checkpoint>,
+    checkpoint_wanted: Vec<Reply<()>>,
+    /// Bytes of log that the last checkpoint covers.
+    checkpointed: u64,
+    /// Whether recovery found more than the head's checkpoint holds, and none was begun since.
+    uncovered: bool,
+    failed: Option<Error>,
+    closing: Option<Reply<()>>,
+}
+
+impl Writer {
+    pub(crate) fn new(
+        context: Context,
+        options: Options,
+        start: Start,
+        lock_lost: oneshot::Receiver<Error>,
+    ) -> Self {
+        let events: FuturesUnordered<BoxFuture<'static, Event>> = FuturesUnordered::new();
+        events.push(Box::pin(async move {
+            match lock_lost.await {
+                Ok(error) => Event::LockLost(error),
+                // The session ends with the writer, never before it.
+                Err(_) => std::future::pending().await,
+            }
+        }));
+        let window_end = start.allotment.end();
+        let mut log = Log::new(start.identity, options.cache_bytes);
+        log.allot(start.allotment);
+        Self {
+            context,
+            options,
+            identity: start.identity,
+            log,
+            map: start.map,
+            overlay: Overlay::default(),
+            events,
+            waiting: VecDeque::new(),
+            reading_edges: false,
+            waiters: Vec::new(),
+            mending: false,
+            mend_waiting: None,
+            window_end,
+            window_asked: false,
+            inodes: start.inodes.into(),
+            inodes_asked: false,
+            stored: start.stored,
+            head: start.head,
+            checkpoint: None,
+            checkpoint_wanted: Vec::new(),
+            checkpointed: 0,
+            uncovered: start.uncovered,
+            failed: None,
+            closing: None,
+        }
+    }
+
+    /// Serves requests until the volume is closed; a dropped channel closes it too.
+    pub(crate) async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        let mut batch = Vec::new();
+        let mut open = true;
+        loop {
+            // Events always hold at least the wait for the lock.
+            tokio::select! {
+                biased;
+                Some(event) = self.events.next() => self.handle(event),
+                count = requests.recv_many(&mut batch, 128), if open => {
+                    open = count > 0;
+                    batch.drain(..).for_each(|request| self.request(request));
+                    if !open && self.closing.is_none() {
+                        let (reply, _) = oneshot::channel();
+                        self.closing = Some(reply);
+                    }
+                }
+            }
+            self.pump();
+            if let Some(reply) = self.closed() {
+                let result = match self.failed.take() {
+                    Some(error) => Err(error),
+                    None => self.context.release(&self.head, self.window_end).await,
+                };
+                // The closer may have gone away; the volume is closed all the same.
+                let _ = reply.send(result);
+                return;
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Appended { index, end, sync, result } => match result {
+                Ok(()) => self.log.acknowledged(index, end, sync),
+                Err(cut_off) => self.cut_off(index, cut_off),
+            },
+            Event::Sealed { index, result } => match result {
+                Ok(()) => self.log.sealed(index),
+                Err(cut_off) => self.cut_off(index, cut_off),
+            },
+            Event::Window(result) => self.window_opened(result),
+            Event::Mended { sealed, result } => {
+                self.mending = false;
+                if result.is_ok() {
+                    sealed.into_iter().for_each(|index| self.log.sealed(index));
+                }
+                self.allot(result);
+            }
+            Event::INodes(result) => {
+                self.inodes_asked = false;
+                match result {
+                    Ok(inodes) => self.inodes.extend(inodes),
+                    Err(error) => self.fail(error),
+                }
+            }
+            Event::Stored(result) => self.stored(result),
+            Event::Edges { write, pages } => self.edges_read(write, pages),
+            Event::LockLost(error) => self.fail(error),
+        }
+    }
+
+    /// Sends what may be sent, answers what is durable, and starts what is due in the background.
+    fn pump(&mut self) {
+        self.admit_waiting();
+        if self.failed.is_some() {
+            return;
+        }
+        if !self.mending && self.log.open_blocks() <= MAX_OPEN_BLOCKS {
+            let sync = self.waiters.iter().any(|waiter| waiter.sequence.is_none());
+            if sync || self.log.unacknowledged() < IN_FLIGHT {
+                let sends = self.log.cut(&mut self.overlay, &mut self.map, sync);
+                sends.into_iter().for_each(|send| self.send(send));
+            }
+            self.note_cut();
+        }
+        self.answer_waiters();
+        self.keep_windows_ahead();
+        self.keep_checkpoints_coming();
+    }
+
+    fn send(&self, send: Send) {
+        let pool: &dyn BlockPool = &*self.context.pool;
+        self.events.push(match send {
+            Send::Append { peers, append, end } => {
+                let (index, sync) = (append.block.index, append.sync);
+                let done = pool.append(peers, append);
+                Box::pin(async move { Event::Appended { index, end, sync, result: done.await } })
+            }
+            Send::Seal { peers, block, seal } => {
+                let done = pool.seal(peers, block, self.identity.epoch, seal);
+                Box::pin(async move { Event::Sealed { index: block.index, result: done.await } })
+            }
+        });
+    }
+
+    /// A sync was asked for all that has been cut: what is cut whole now waits for it.
+    fn note_cut(&mut self) {
+        let (cut, sequence) = (self.overlay.taken(), self.log.sequence());
+        for waiter in &mut self.waiters {
+            if waiter.sequence.is_none() && waiter.operations <= cut {
+                waiter.sequence = Some(sequence);
+            }
+        }
+    }
+
+    fn answer_waiters(&mut self) {
+        let durable = self.log.durable();
+        let is_durable = |waiter: &mut Waiter| waiter.sequence.is_some_and(|at| at <= durable);
+        for waiter in self.waiters.extract_if(.., is_durable) {
+            // Whoever asked may have gone away.
+            let _ = waiter.reply.send(Ok(()));
+        }
+    }
+
+    fn allot(&mut self, result: Result<Allotment, Error>) {
+        match result {
+            Ok(allotment) => {
+                self.window_end = allotment.end();
+                self.log.allot(allotment);
+            }
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// Nothing more can be written: everything that waits is told so.
+    fn fail(&mut self, error: Error) {
+        tracing::error!(volume = %self.identity.volume, %error, "the volume failed");
+        for waiter in self.waiters.drain(..) {
+            let _ = waiter.reply.send(Err(error.clone()));
+        }
+        let checkpoint = self.checkpoint.take().into_iter().flat_map(|it| it.replies);
+        for reply in checkpoint.chain(self.checkpoint_wanted.drain(..)) {
+            let _ = reply.send(Err(error.clone()));
+        }
+        self.failed.get_or_insert(error);
+    }
+}
