@@ -8,7 +8,7 @@
 #   make lint         formatting and clippy
 
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/torus-target
-export TORUS_BIN_DIR := $(CARGO_TARGET_DIR)/release
+export TORUS_BIN_DIR := $(abspath $(CARGO_TARGET_DIR))/release
 
 # One profile and one set of flags everywhere: RocksDB is compiled once.
 CARGO_FLAGS := --release --locked --workspace
@@ -29,6 +29,7 @@ test: build
 
 test-kernel: build
 	@tests/setup test-kernel
+	@tests/kernel/run -- tests/kernel/selftest
 	@tests/kernel/run -- tests/kernel/walk-through
 
 bench: build

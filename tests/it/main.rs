@@ -14,6 +14,7 @@ mod bad_input;
 mod client_crash;
 mod clients;
 mod daemon_crash;
+mod harness;
 mod leader_loss;
 mod load;
 mod openers;

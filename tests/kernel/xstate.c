@@ -8,31 +8,38 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <elf.h>
+#include <stdarg.h>
 #include <string.h>
 #include <sys/ptrace.h>
 #include <sys/uio.h>
 
+typedef long ptrace_function(enum __ptrace_request, ...);
+
 static char whole[1 << 16];
+static size_t whole_len;
 
 long ptrace(enum __ptrace_request request, ...) {
-  static long (*next)(enum __ptrace_request, ...);
-  if (!next) next = (long (*)(enum __ptrace_request, ...))dlsym(RTLD_NEXT, "ptrace");
+  static ptrace_function *host;
+  if (!host) host = (ptrace_function *)dlsym(RTLD_NEXT, "ptrace");
 
-  __builtin_va_list arguments;
-  __builtin_va_start(arguments, request);
-  int process = __builtin_va_arg(arguments, int);
-  void *address = __builtin_va_arg(arguments, void *);
-  void *data = __builtin_va_arg(arguments, void *);
-  __builtin_va_end(arguments);
+  va_list arguments;
+  va_start(arguments, request);
+  int process = va_arg(arguments, int);
+  void *kind = va_arg(arguments, void *);
+  void *data = va_arg(arguments, void *);
+  va_end(arguments);
 
-  if (request == PTRACE_SETREGSET && address == (void *)NT_X86_XSTATE) {
-    const struct iovec *given = data;
-    struct iovec state = {whole, sizeof whole};
-    if (next(PTRACE_GETREGSET, process, address, &state) == 0 && state.iov_len > given->iov_len) {
-      memset(whole, 0, state.iov_len);
-      memcpy(whole, given->iov_base, given->iov_len);
-      return next(request, process, address, &state);
-    }
+  if (request != PTRACE_SETREGSET || kind != (void *)NT_X86_XSTATE)
+    return host(request, process, kind, data);
+
+  if (whole_len == 0) {
+    struct iovec all = {whole, sizeof whole};
+    if (host(PTRACE_GETREGSET, process, kind, &all) == 0) whole_len = all.iov_len;
+    memset(whole, 0, sizeof whole);
   }
-  return next(request, process, address, data);
+  const struct iovec *given = data;
+  if (given->iov_len >= whole_len) return host(request, process, kind, data);
+  memcpy(whole, given->iov_base, given->iov_len);
+  struct iovec padded = {whole, whole_len};
+  return host(request, process, kind, &padded);
 }

@@ -26,6 +26,7 @@ pub use cluster::{Cluster, ClusterOptions};
 pub use history::{History, PAGE, Prefix, Random};
 pub use image::Image;
 pub use nbd::NbdClient;
+pub use ports::free as free_port;
 pub use process::{Outcome, Process, run};
 pub use server::NbdServer;
 pub use tools::{binary, tool};

@@ -14,7 +14,7 @@ const COUNT: u32 = 20_000;
 static TAKEN: AtomicU32 = AtomicU32::new(0);
 
 /// A port on which nothing listens, and that no later call of this process returns.
-pub(crate) fn free() -> u16 {
+pub fn free() -> u16 {
     // Processes begin at different places, so that two test runs seldom ask for the same port.
     let start = process::id().wrapping_mul(97);
     for _ in 0..COUNT {
