@@ -39,6 +39,11 @@ pub enum Refusal {
     NoSuchPeer,
     #[error("the ring names the peer; take it out with 'torusctl peer remove' first")]
     PeerInRing,
+    #[error("open windows may still have blocks on the peer; it can go after their checkpoint")]
+    PeerInWindow,
+    /// The request is older than another of the same client that was applied: an echo.
+    #[error("a newer request of this client was applied already")]
+    Superseded,
     #[error("the window does not follow the volume's last one")]
     WindowOrder,
     #[error("the head does not follow the volume's last one")]

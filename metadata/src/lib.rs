@@ -1,14 +1,44 @@
 //! The metadata of a cluster: one pure state machine, and the services that run it.
 
+#![cfg_attr(
+    not(any(feature = "raft", test)),
+    expect(dead_code, unused_imports, reason = "the log and its snapshots are the raft service's")
+)]
+
 mod command;
 mod error;
 mod model;
+mod reasons;
 mod service;
 
+mod state;
+
+mod deadlines;
+mod dedupe;
+mod history;
+mod machine;
+
+mod replica;
+
+mod client;
+mod follow;
+mod requests;
+mod serve;
+mod temp;
+#[expect(unreachable_pub, reason = "generated code, and the conversions of public types")]
+mod wire;
+
+#[cfg(test)]
+mod fixtures;
+
+pub use client::Client;
 pub use command::{Answer, Applied, Command, Event, EventKind, Outcome, Query, Response};
 pub use error::{Error, Refusal};
+pub use follow::{Followed, follow};
 pub use model::{
     GlobalMetadata, Head, Lock, LogPosition, NodeId, Peer, Revision, Ring, RingKind, RingMember,
     RingVersion, Session, SessionId, Volume, Window,
 };
 pub use service::{MetadataService, WatchItem};
+pub use state::{State, block_size_is_valid};
+pub use temp::TempService;

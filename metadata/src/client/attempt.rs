@@ -1,0 +1,184 @@
+//! One call to one member, and one watch of one member.
+
+use std::sync::Arc;
+
+use async_stream::stream;
+use futures::Stream;
+use tonic::Status;
+use tonic::transport::Channel;
+
+use super::{Call, Client, Reply, WATCH_SILENCE};
+use crate::serve::{Backend, MESSAGE_MAX};
+use crate::wire::proto::metadata_client::MetadataClient;
+use crate::wire::proto::{execute_reply, keep_alive_reply, query_reply, watch_reply};
+use crate::wire::{Failure, Malformed, proto};
+use crate::{Error, EventKind, Revision, WatchItem};
+
+/// Why an attempt gave no answer.
+#[derive(Debug)]
+pub(super) enum Missed {
+    Failure(Failure),
+    /// The member cannot be reached, or broke off.
+    Status(Box<Status>),
+    Malformed(Malformed),
+    /// What should be `HOST:PORT` is not.
+    Address,
+}
+
+impl From<Status> for Missed {
+    fn from(status: Status) -> Self {
+        match status.code() {
+            // Trying again would be of no use.
+            tonic::Code::Unimplemented | tonic::Code::InvalidArgument => {
+                Self::Malformed(Malformed { what: "the request" })
+            }
+            _ => Self::Status(Box::new(status)),
+        }
+    }
+}
+
+impl From<Malformed> for Missed {
+    fn from(malformed: Malformed) -> Self {
+        Self::Malformed(malformed)
+    }
+}
+
+/// Asks the member in this process.
+pub(super) async fn here(backend: &Arc<dyn Backend>, call: &Call) -> Result<Reply, Failure> {
+    match call.clone() {
+        Call::Execute(request, command) => {
+            backend.execute(request, command).await.map(Reply::Response)
+        }
+        Call::Query(query) => backend.query(query).await.map(Reply::Answer),
+        Call::KeepAlive(session) => backend.keep_alive(session).await.map(Reply::KeptAlive),
+    }
+}
+
+/// Asks a member over the network; gives its answer and the members that it knows.
+pub(super) async fn there(
+    channel: Channel,
+    call: &Call,
+) -> Result<(Result<Reply, Failure>, Vec<String>), Missed> {
+    let mut client = client(channel);
+    match call.clone() {
+        Call::Execute(request, command) => {
+            use execute_reply::Kind;
+            let (request, command) = (Some(request.into()), Some(command.into()));
+            let request = proto::ExecuteRequest { request, command };
+            let reply = client.execute(request).await?.into_inner();
+            let answer = match reply.kind.ok_or(Malformed { what: "the answer to a command" })? {
+                Kind::Response(response) => Ok(Reply::Response(response.try_into()?)),
+                Kind::Failure(failure) => Err(failure.try_into()?),
+            };
+            Ok((answer, reply.members))
+        }
+        Call::Query(query) => {
+            use query_reply::Kind;
+            let request = proto::QueryRequest { query: Some(query.into()) };
+            let reply = client.query(request).await?.into_inner();
+            let answer = match reply.kind.ok_or(Malformed { what: "the answer to a query" })? {
+                Kind::Answer(answer) => Ok(Reply::Answer(answer.try_into()?)),
+                Kind::Failure(failure) => Err(failure.try_into()?),
+            };
+            Ok((answer, reply.members))
+        }
+        Call::KeepAlive(session) => {
+            use keep_alive_reply::Kind;
+            let request = proto::KeepAliveRequest { session: session.0 };
+            let reply = client.keep_alive(request).await?.into_inner();
+            let answer = match reply.kind.ok_or(Malformed { what: "the answer to a keep-alive" })? {
+                Kind::Alive(_) => Ok(Reply::KeptAlive(Ok(()))),
+                Kind::Refusal(refusal) => Ok(Reply::KeptAlive(Err(refusal.try_into()?))),
+                Kind::Failure(failure) => Err(failure.try_into()?),
+            };
+            Ok((answer, reply.members))
+        }
+    }
+}
+
+/// Watches one member until that breaks off. The next watch asks another.
+pub(super) fn watch(
+    client: Client,
+    from: Revision,
+    kinds: Vec<EventKind>,
+) -> impl Stream<Item = Result<WatchItem, Error>> + Send {
+    stream! {
+        // A watch needs no leader, so any member will do, and load is spread.
+        let address = client.contacts(|contacts| {
+            contacts.turn();
+            let mut order = contacts.order();
+            order.pop()
+        });
+        let Some(address) = address else {
+            yield Err(Error::Unavailable { tried: String::new(), source: None });
+            return;
+        };
+        let mut replies = match open(&client, &address, from, kinds).await {
+            Ok(replies) => replies,
+            Err(error) => {
+                yield Err(error);
+                return;
+            }
+        };
+        loop {
+            let reply = match tokio::time::timeout(WATCH_SILENCE, replies.message()).await {
+                Ok(Ok(Some(reply))) => reply,
+                Ok(Ok(None)) | Err(_) => {
+                    yield Err(Error::Unavailable { tried: address, source: None });
+                    return;
+                }
+                Ok(Err(status)) => {
+                    yield Err(unavailable(address, status));
+                    return;
+                }
+            };
+            let item = decode(reply, &address);
+            let ended = item.is_err();
+            yield item;
+            if ended {
+                return;
+            }
+        }
+    }
+}
+
+async fn open(
+    client: &Client,
+    address: &str,
+    from: Revision,
+    kinds: Vec<EventKind>,
+) -> Result<tonic::Streaming<proto::WatchReply>, Error> {
+    let unknown = Error::Protocol { what: "the address of a member" };
+    let channel = client.contacts(|contacts| contacts.channel(address)).map_err(|_| unknown)?;
+    let kinds = kinds.into_iter().map(|kind| proto::EventKind::from(kind).into()).collect();
+    let request = proto::WatchRequest { from: from.0, kinds };
+    let mut member = self::client(channel);
+    match tokio::time::timeout(WATCH_SILENCE, member.watch(request)).await {
+        Ok(Ok(replies)) => Ok(replies.into_inner()),
+        Ok(Err(status)) => Err(unavailable(address.to_owned(), status)),
+        Err(_) => Err(Error::Unavailable { tried: address.to_owned(), source: None }),
+    }
+}
+
+fn decode(reply: proto::WatchReply, address: &str) -> Result<WatchItem, Error> {
+    use watch_reply::Kind;
+    match reply.kind.ok_or(Malformed { what: "an item of a watch" })? {
+        Kind::Events(events) => Ok(events.try_into()?),
+        Kind::Progress(revision) => Ok(WatchItem::Progress(Revision(revision))),
+        Kind::Compacted(revision) => Err(Error::Compacted { compacted: Revision(revision) }),
+        Kind::Failure(failure) => match failure.try_into()? {
+            Failure::NotInitialised => Err(Error::NotInitialised { address: address.to_owned() }),
+            Failure::NotLeader { .. } | Failure::Unavailable => {
+                Err(Error::Unavailable { tried: address.to_owned(), source: None })
+            }
+        },
+    }
+}
+
+fn client(channel: Channel) -> MetadataClient<Channel> {
+    MetadataClient::new(channel).max_decoding_message_size(MESSAGE_MAX)
+}
+
+fn unavailable(tried: String, status: Status) -> Error {
+    Error::Unavailable { tried, source: Some(status.into()) }
+}

@@ -1,0 +1,117 @@
+//! Whom a client can ask: the members' addresses, their connections, and who leads.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tonic::transport::{Channel, Endpoint};
+
+use super::attempt::Missed;
+
+/// A member on the same network answers at once or is down.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const PING: Duration = Duration::from_secs(2);
+const PING_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// The members that a client knows.
+pub(super) struct Contacts {
+    /// What the user gave: never forgotten.
+    seeds: Vec<String>,
+    /// What the members told.
+    told: BTreeSet<String>,
+    leader: Option<String>,
+    channels: BTreeMap<String, Channel>,
+    /// Turns the order, so that a member that does not answer is not always asked first.
+    turn: usize,
+}
+
+impl Contacts {
+    pub(super) fn new(addresses: impl IntoIterator<Item = String>) -> Self {
+        let seeds: Vec<String> = addresses.into_iter().collect();
+        let told = BTreeSet::new();
+        Self { seeds, told, leader: None, channels: BTreeMap::new(), turn: 0 }
+    }
+
+    /// All addresses once: the leader first, then the others.
+    pub(super) fn order(&self) -> Vec<String> {
+        let others: BTreeSet<&String> = self.told.iter().chain(&self.seeds).collect();
+        let mut order: Vec<String> = others.into_iter().cloned().collect();
+        if !order.is_empty() {
+            let turn = self.turn % order.len();
+            order.rotate_left(turn);
+        }
+        if let Some(leader) = &self.leader {
+            order.retain(|address| address != leader);
+            order.insert(0, leader.clone());
+        }
+        order
+    }
+
+    /// Another member comes first from now on.
+    pub(super) fn turn(&mut self) {
+        self.turn = self.turn.wrapping_add(1);
+    }
+
+    pub(super) fn set_leader(&mut self, address: &str) {
+        self.leader = Some(address.to_owned());
+    }
+
+    /// `address` said that it does not lead.
+    pub(super) fn no_leader(&mut self, address: &str) {
+        if self.leader.as_deref() == Some(address) {
+            self.leader = None;
+        }
+    }
+
+    /// `address` did not answer.
+    pub(super) fn lost(&mut self, address: &str) {
+        self.no_leader(address);
+        self.turn();
+    }
+
+    /// The members as one of them told; none is said by one that belongs to no cluster.
+    pub(super) fn learn(&mut self, members: Vec<String>) {
+        if members.is_empty() {
+            return;
+        }
+        self.told = members.into_iter().collect();
+        let (told, seeds) = (&self.told, &self.seeds);
+        self.channels.retain(|address, _| told.contains(address) || seeds.contains(address));
+    }
+
+    /// The connection to `address`, which is made when it is used.
+    pub(super) fn channel(&mut self, address: &str) -> Result<Channel, Missed> {
+        if let Some(channel) = self.channels.get(address) {
+            return Ok(channel.clone());
+        }
+        let channel = endpoint(address).ok_or(Missed::Address)?.connect_lazy();
+        self.channels.insert(address.to_owned(), channel.clone());
+        Ok(channel)
+    }
+}
+
+/// The gRPC endpoint at `HOST:PORT`; `None` if that is no address.
+fn endpoint(address: &str) -> Option<Endpoint> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
+    let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
+    Some(endpoint.http2_keep_alive_interval(PING).keep_alive_timeout(PING_TIMEOUT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_leader_comes_first_and_seeds_are_never_forgotten() {
+        let mut contacts = Contacts::new(["b:1".to_owned(), "c:1".to_owned()]);
+        assert_eq!(contacts.order(), ["b:1", "c:1"]);
+        contacts.learn(vec!["a:1".to_owned(), "b:1".to_owned()]);
+        contacts.set_leader("b:1");
+        assert_eq!(contacts.order(), ["b:1", "a:1", "c:1"]);
+        contacts.lost("b:1");
+        assert_eq!(contacts.order(), ["b:1", "c:1", "a:1"]);
+        contacts.learn(Vec::new());
+        contacts.learn(vec!["d:1".to_owned()]);
+        assert_eq!(contacts.order(), ["c:1", "d:1", "b:1"]);
+        assert!(contacts.channel("no address").is_err());
+    }
+}

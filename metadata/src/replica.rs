@@ -1,0 +1,153 @@
+//! One member's machine, shared by what applies the log, what answers questions and the watches.
+//!
+//! A watch holds no queue: it reads the history at its own pace, so it neither blocks the log nor
+//! loses an event; when it is too slow for the history it is told so.
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+
+use crate::machine::Machine;
+use crate::{Answer, Error, Event, EventKind, Query, Revision, WatchItem};
+
+/// How often an idle watch says that nothing was missed.
+const PROGRESS: Duration = Duration::from_secs(2);
+/// Revisions that a watch copies at a time.
+const BATCH: usize = 256;
+
+pub(crate) struct Replica {
+    machine: RwLock<Machine>,
+    /// The machine's revision, told after each change.
+    revision: watch::Sender<Revision>,
+}
+
+/// What a watch found at its place.
+enum Found {
+    Changes(Vec<WatchItem>, Revision),
+    Compacted(Revision),
+}
+
+impl Replica {
+    pub(crate) fn new() -> Self {
+        Self { machine: RwLock::default(), revision: watch::Sender::new(Revision(0)) }
+    }
+
+    /// Runs `change` on the machine, and tells the watches.
+    pub(crate) fn update<T>(&self, change: impl FnOnce(&mut Machine) -> T) -> T {
+        let mut machine = self.write();
+        let result = change(&mut machine);
+        self.publish(&machine);
+        result
+    }
+
+    pub(crate) fn answer(&self, query: &Query) -> Answer {
+        self.read().state.answer(query)
+    }
+
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Machine> {
+        // A panic while applying ends the process or its test; the data are then of no use.
+        self.machine.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells when the revision changes.
+    pub(crate) fn revisions(&self) -> watch::Receiver<Revision> {
+        self.revision.subscribe()
+    }
+
+    /// The changes after `from`. Ends with [`Error::Unavailable`] when `cut` resolves.
+    pub(crate) fn watch(
+        self: &Arc<Self>,
+        from: Revision,
+        kinds: Vec<EventKind>,
+        cut: impl Future<Output = Error> + Send + 'static,
+    ) -> BoxStream<'static, Result<WatchItem, Error>> {
+        // Subscribed before the first look, so that no change falls between.
+        let revisions = self.revisions();
+        watch_stream(Arc::clone(self), revisions, from, kinds, cut).boxed()
+    }
+
+    fn find(&self, from: Revision, kinds: &[EventKind]) -> Found {
+        let machine = self.read();
+        let Some(changes) = machine.events_after(from, BATCH) else {
+            return Found::Compacted(machine.compacted());
+        };
+        let newest = changes.back().map_or(from, |(revision, _)| *revision);
+        let items = changes.into_iter().filter_map(|(revision, mut events)| {
+            events.retain(|event| kinds.is_empty() || kinds.contains(&event.kind()));
+            (!events.is_empty()).then_some(WatchItem::Events { revision, events })
+        });
+        Found::Changes(items.collect(), newest)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Machine> {
+        self.machine.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish(&self, machine: &Machine) {
+        let revision = machine.state.revision();
+        self.revision.send_if_modified(|last| std::mem::replace(last, revision) != revision);
+    }
+}
+
+fn watch_stream(
+    replica: Arc<Replica>,
+    mut revisions: watch::Receiver<Revision>,
+    mut from: Revision,
+    kinds: Vec<EventKind>,
+    cut: impl Future<Output = Error> + Send + 'static,
+) -> impl Stream<Item = Result<WatchItem, Error>> + Send {
+    async_stream::stream! {
+        let mut cut = Box::pin(cut);
+        let mut progress = tokio::time::interval(PROGRESS);
+        progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            revisions.mark_unchanged();
+            loop {
+                match replica.find(from, &kinds) {
+                    Found::Compacted(compacted) => {
+                        yield Err(Error::Compacted { compacted });
+                        return;
+                    }
+                    Found::Changes(_, newest) if newest == from => break,
+                    Found::Changes(items, newest) => {
+                        for item in items {
+                            yield Ok(item);
+                        }
+                        from = newest;
+                    }
+                }
+            }
+            let item = tokio::select! {
+                changed = revisions.changed() => match changed {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                },
+                // All up to `from` was sent, whatever has been applied since.
+                _ = progress.tick() => Ok(WatchItem::Progress(from)),
+                error = &mut cut => Err(error),
+            };
+            let ended = item.is_err();
+            yield item;
+            if ended {
+                return;
+            }
+        }
+    }
+}
+
+impl Event {
+    /// The kind by which watchers ask for it.
+    pub fn kind(&self) -> EventKind {
+        match self {
+            Self::Initialised(_) => EventKind::Cluster,
+            Self::PeerChanged(_) | Self::PeerRemoved(_) => EventKind::Peer,
+            Self::RingChanged(_) => EventKind::Ring,
+            Self::VolumeChanged(_) | Self::VolumeDeleted(_) => EventKind::Volume,
+            Self::SessionOpened(_) | Self::SessionEnded(_) => EventKind::Session,
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The state machine: all that the cluster agrees on, changed by commands alone.
+//!
+//! Pure: no clock, no randomness, no I/O. The same commands at the same indexes give the same
+//! answers and the same state on every member.
+//!
+//! Invariants: volume IDs, INode indexes, epochs, session and node identities only grow, so none
+//! is ever given twice; a lock's epoch is its volume's newest; every window names a ring that is
+//! kept; a refused command changes nothing.
+
+mod peers;
+mod rings;
+mod sessions;
+#[cfg(test)]
+mod tests;
+mod volumes;
+mod writers;
+
+use std::collections::BTreeMap;
+
+use torus_blockstore::{PeerId, VolumeId};
+
+use crate::{
+    Answer, Applied, Command, Event, GlobalMetadata, NodeId, Outcome, Peer, Query, Refusal,
+    Response, Revision, Ring, RingVersion, Session, SessionId, Volume,
+};
+
+/// The metadata of one cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    pub(crate) revision: Revision,
+    /// `None` before `init`.
+    pub(crate) global: Option<GlobalMetadata>,
+    /// The highest volume ID ever given.
+    pub(crate) volumes_minted: u64,
+    pub(crate) volumes: BTreeMap<VolumeId, Volume>,
+    /// Key: `Volume::name`.
+    pub(crate) names: BTreeMap<String, VolumeId>,
+    /// The present ring's version; 0 before `init`.
+    pub(crate) ring: RingVersion,
+    /// The present ring, and those that open windows name.
+    pub(crate) rings: BTreeMap<RingVersion, Ring>,
+    pub(crate) peers: BTreeMap<PeerId, Peer>,
+    /// The newest identity in the Raft group that each peer was given.
+    pub(crate) nodes: BTreeMap<PeerId, NodeId>,
+    pub(crate) sessions: BTreeMap<SessionId, Session>,
+}
+
+/// A command that was not refused.
+struct Change {
+    outcome: Outcome,
+    /// What watchers see; `None`: nothing was changed, so no revision is used.
+    events: Option<Vec<Event>>,
+}
+
+impl Change {
+    fn with(outcome: Outcome, events: Vec<Event>) -> Result<Self, Refusal> {
+        Ok(Self { outcome, events: Some(events) })
+    }
+
+    fn done(events: Vec<Event>) -> Result<Self, Refusal> {
+        Self::with(Outcome::Done, events)
+    }
+
+    fn nothing() -> Result<Self, Refusal> {
+        Ok(Self { outcome: Outcome::Done, events: None })
+    }
+}
+
+impl State {
+    /// Carries out one command, which stands in the log at `index`. The events belong to the
+    /// revision that the answer names, and are empty when nothing was changed.
+    pub fn apply(&mut self, index: u64, command: Command) -> (Response, Vec<Event>) {
+        match self.change(index, command) {
+            Ok(Change { outcome, events }) => {
+                if events.is_some() {
+                    self.revision = self.next_revision();
+                }
+                let applied = Applied { revision: self.revision, outcome };
+                (Ok(applied), events.unwrap_or_default())
+            }
+            Err(refusal) => (Err(refusal), Vec::new()),
+        }
+    }
+
+    /// Answers a question from the present state.
+    pub fn answer(&self, query: &Query) -> Answer {
+        let revision = self.revision;
+        match query {
+            Query::Cluster => Answer::Cluster {
+                global: self.global.clone(),
+                volumes_minted: self.volumes_minted,
+                revision,
+            },
+            Query::Volumes => Answer::Volumes {
+                volumes: self.volumes.values().cloned().collect(),
+                volumes_minted: self.volumes_minted,
+                revision,
+            },
+            Query::VolumeByName(name) => {
+                let volume = self.names.get(name).and_then(|id| self.volumes.get(id));
+                Answer::Volume { volume: volume.cloned(), revision }
+            }
+            Query::VolumeById(id) => {
+                Answer::Volume { volume: self.volumes.get(id).cloned(), revision }
+            }
+            Query::Ring(version) => {
+                let ring = self.rings.get(&version.unwrap_or(self.ring)).cloned();
+                Answer::Ring { ring, revision }
+            }
+            Query::Peers => {
+                Answer::Peers { peers: self.peers.values().cloned().collect(), revision }
+            }
+            Query::Sessions => {
+                Answer::Sessions { sessions: self.sessions.values().cloned().collect(), revision }
+            }
+        }
+    }
+
+    /// The number of changes so far.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// The sessions that live.
+    pub fn sessions(&self) -> impl Iterator<Item = &Session> {
+        self.sessions.values()
+    }
+
+    fn change(&mut self, index: u64, command: Command) -> Result<Change, Refusal> {
+        // A daemon gets its identity and registers before or after `init`, as it happens.
+        let any_time = matches!(
+            command,
+            Command::Init { .. } | Command::AllocateNode { .. } | Command::RegisterPeer(_)
+        );
+        if self.global.is_none() && !any_time {
+            return Err(Refusal::NotInitialised);
+        }
+        match command {
+            Command::Init { global, ring } => self.init(global, ring),
+            Command::AllocateNode { peer } => self.allocate_node(NodeId(index), peer),
+            Command::RegisterPeer(peer) => self.register_peer(peer),
+            Command::RemovePeer(peer) => self.remove_peer(peer),
+            Command::SetRing(ring) => self.set_ring(ring),
+            Command::CreateVolume { name, size, spec } => self.create_volume(name, size, spec),
+            Command::DeleteVolume { name } => self.delete_volume(&name),
+            Command::OpenSession { owner, ttl_ms } => self.open_session(owner, ttl_ms),
+            Command::CloseSession(session) => self.close_session(session),
+            Command::ExpireSessions(sessions) => self.expire_sessions(&sessions),
+            Command::LockVolume { volume, session } => self.lock_volume(volume, session),
+            Command::RelockVolume { volume, session, epoch } => {
+                self.relock_volume(volume, session, epoch)
+            }
+            Command::UnlockVolume { volume, epoch } => self.unlock_volume(volume, epoch),
+            Command::ReserveINodes { volume, epoch, count } => {
+                self.reserve_inodes(volume, epoch, count)
+            }
+            Command::CommitWindow { volume, window } => self.commit_window(volume, window),
+            Command::CommitHead { volume, head } => self.commit_head(volume, head),
+        }
+    }
+
+    fn init(&mut self, global: GlobalMetadata, ring: Ring) -> Result<Change, Refusal> {
+        if self.global.is_some() {
+            return Err(Refusal::AlreadyInitialised);
+        }
+        if !block_size_is_valid(global.block_size) {
+            return Err(Refusal::BLOCK_SIZE);
+        }
+        if ring.version != RingVersion(1) {
+            return Err(Refusal::RingVersion { current: RingVersion(0), found: ring.version });
+        }
+        rings::validate(&ring)?;
+        self.ring = ring.version;
+        self.rings.insert(ring.version, ring.clone());
+        self.global = Some(global.clone());
+        Change::done(vec![Event::Initialised(global), Event::RingChanged(ring)])
+    }
+
+    fn next_revision(&self) -> Revision {
+        Revision(self.revision.0 + 1)
+    }
+}
+
+/// What [`GlobalMetadata::block_size`] may be.
+pub fn block_size_is_valid(block_size: u32) -> bool {
+    const MIN: u32 = 64 << 10;
+    const MAX: u32 = 64 << 20;
+    block_size.is_power_of_two() && (MIN..=MAX).contains(&block_size)
+}
