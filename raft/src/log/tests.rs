@@ -1,0 +1,172 @@
+//! openraft's storage suite on the real log, and what it leaves out: reopening, long reads.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use openraft::StorageError;
+use openraft::storage::{RaftLogReader, RaftLogStorage, RaftLogStorageExt};
+use openraft::testing::log::{StoreBuilder, Suite};
+use openraft::type_config::TypeConfigExt;
+use tempfile::TempDir;
+
+use super::{Database, Founding, LogStore};
+use crate::apply::Machine;
+use crate::config::{Command, Entry, LeaderId, LogId, Payload, TypeConfig, Vote};
+use crate::error::Error;
+use crate::machine::{SnapshotWriter, StateMachine};
+use crate::options::Identity;
+use crate::snapshot::Shelf;
+
+struct Nothing;
+
+impl StateMachine for Nothing {
+    fn apply(&mut self, _: u64, _: &[u8]) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn snapshot(&self) -> SnapshotWriter {
+        Box::new(|_| Ok(()))
+    }
+
+    fn restore(&mut self, _: &mut dyn io::Read) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Builder;
+
+impl StoreBuilder<TypeConfig, LogStore, Machine, TempDir> for Builder {
+    async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError<TypeConfig>> {
+        let dir = TempDir::new().unwrap();
+        let log = open(&dir.path().join("log")).unwrap();
+        let shelf = Shelf::open(&dir.path().join("snapshot"), [7; 16]).unwrap();
+        Ok((dir, log, Machine::new(Box::new(Nothing), Arc::new(shelf))))
+    }
+}
+
+fn open(dir: &Path) -> Result<LogStore, Error> {
+    LogStore::open(Arc::new(Database::open(dir)?))
+}
+
+fn id(term: u64, index: u64) -> LogId {
+    LogId::new(LeaderId { term, node_id: 1 }, index)
+}
+
+fn entry(term: u64, index: u64, size: usize) -> Entry {
+    let payload = Payload::Normal(Command(vec![1; size].into()));
+    Entry { log_id: id(term, index), payload }
+}
+
+async fn indices(log: &mut LogStore) -> Vec<u64> {
+    log.try_get_log_entries(..).await.unwrap().iter().map(|entry| entry.log_id.index).collect()
+}
+
+#[test]
+fn openraft_suite() {
+    TypeConfig::run(async { Suite::test_all(Builder).await.unwrap() });
+}
+
+#[tokio::test]
+async fn everything_is_there_after_reopening() {
+    let dir = TempDir::new().unwrap();
+    let mut log = open(dir.path()).unwrap();
+    log.save_vote(&Vote::new_committed(3, 1)).await.unwrap();
+    log.blocking_append((0..10).map(|index| entry(1, index, 3))).await.unwrap();
+    log.save_committed(Some(id(1, 4))).await.unwrap();
+    log.truncate_after(Some(id(1, 7))).await.unwrap();
+    log.blocking_append([entry(2, 8, 3)]).await.unwrap();
+    log.purge(id(1, 2)).await.unwrap();
+    log.close();
+
+    let mut log = open(dir.path()).unwrap();
+    assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new_committed(3, 1)));
+    assert_eq!(log.read_committed().await.unwrap(), Some(id(1, 4)));
+    let state = log.get_log_state().await.unwrap();
+    assert_eq!(state.last_purged_log_id, Some(id(1, 2)));
+    assert_eq!(state.last_log_id, Some(id(2, 8)));
+    assert_eq!(indices(&mut log).await, [3, 4, 5, 6, 7, 8]);
+    log.close();
+}
+
+#[tokio::test]
+async fn a_purge_beyond_the_end_restarts_the_log_there() {
+    let dir = TempDir::new().unwrap();
+    let mut log = open(dir.path()).unwrap();
+    log.blocking_append((0..3).map(|index| entry(1, index, 3))).await.unwrap();
+    log.purge(id(2, 20)).await.unwrap();
+    log.blocking_append([entry(2, 21, 3)]).await.unwrap();
+    assert!(log.blocking_append([entry(2, 23, 3)]).await.is_err(), "a hole");
+    log.close();
+
+    let mut log = open(dir.path()).unwrap();
+    assert_eq!(log.get_log_state().await.unwrap().last_purged_log_id, Some(id(2, 20)));
+    assert_eq!(indices(&mut log).await, [21]);
+    log.close();
+}
+
+#[tokio::test]
+async fn long_reads_come_from_disk_and_memory_in_bounded_pieces() {
+    let dir = TempDir::new().unwrap();
+    let mut log = open(dir.path()).unwrap();
+    // More than the memory keeps, so the first entries are read from the disk.
+    for index in 0..40 {
+        log.blocking_append([entry(1, index, 600 << 10)]).await.unwrap();
+    }
+    assert_eq!(indices(&mut log).await, (0..40).collect::<Vec<_>>());
+    for start in [0, 20, 39] {
+        let piece = log.limited_get_log_entries(start, 40).await.unwrap();
+        assert_eq!(piece.len(), 1, "from {start}: two would exceed 1 MiB");
+        assert_eq!(piece[0].log_id.index, start);
+    }
+    let streamed = log.entries_stream(5..38).await;
+    let streamed: Vec<u64> = streamed.map(|entry| entry.unwrap().log_id.index).collect().await;
+    assert_eq!(streamed, (5..38).collect::<Vec<_>>());
+    log.close();
+}
+
+#[tokio::test]
+async fn a_truncated_entry_is_never_read_again() {
+    let dir = TempDir::new().unwrap();
+    let mut log = open(dir.path()).unwrap();
+    log.blocking_append((0..100).map(|index| entry(1, index, 10))).await.unwrap();
+    log.close();
+    let mut log = open(dir.path()).unwrap();
+    log.truncate_after(Some(id(1, 49))).await.unwrap();
+    log.blocking_append((50..60).map(|index| entry(2, index, 10))).await.unwrap();
+    let terms: Vec<u64> = log
+        .try_get_log_entries(48..52)
+        .await
+        .unwrap()
+        .iter()
+        .map(|entry| entry.log_id.leader_id.term)
+        .collect();
+    assert_eq!(terms, [1, 1, 2, 2]);
+    assert_eq!(indices(&mut log).await.last(), Some(&59));
+    log.close();
+}
+
+#[test]
+fn the_identity_can_be_read_while_the_log_is_open() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("log");
+    assert_eq!(Database::peek_identity(&path).unwrap(), None);
+    let database = Database::open(&path).unwrap();
+    assert_eq!(Database::peek_identity(&path).unwrap(), None);
+    assert!(database.is_pristine().unwrap());
+    let identity = Identity { cluster: [9; 16], node: 5 };
+    database.set_identity(identity, Founding::Join).unwrap();
+    assert!(!database.is_pristine().unwrap());
+    assert_eq!(Database::peek_identity(&path).unwrap(), Some(identity));
+    assert_eq!(database.identity().unwrap(), Some((identity, Founding::Join)));
+}
+
+#[test]
+fn a_folder_in_use_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let first = Database::open(dir.path()).unwrap();
+    assert!(matches!(Database::open(dir.path()), Err(Error::Log { .. })));
+    first.close();
+    Database::open(dir.path()).unwrap();
+}

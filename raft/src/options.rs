@@ -1,0 +1,94 @@
+//! What a node is told when it starts.
+
+use std::path::PathBuf;
+
+use crate::error::Error;
+
+/// Who a node is: both are fixed for the life of its data directory.
+///
+/// A node ID is never given to a second node. A wiped node that came back under its old ID could
+/// vote again in terms that it has forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The group, a random number minted at bootstrap.
+    pub cluster: [u8; 16],
+    /// The member, at least 1.
+    pub node: u64,
+}
+
+/// What one node needs besides its identity.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Folder of the log and the snapshots; made if it is missing.
+    pub dir: PathBuf,
+    /// HOST:PORT at which the other members reach [`transport`](crate::RaftNode::transport).
+    pub address: String,
+    /// Heartbeats and elections; the same for all members.
+    pub timing: Timing,
+    /// Entries after which a new snapshot is written.
+    pub snapshot_after: u64,
+    /// Entries kept behind a snapshot, so that a member that was away briefly needs no snapshot.
+    pub keep_entries: u64,
+    /// Largest snapshot, in bytes, that is accepted from a leader.
+    pub snapshot_size_max: u64,
+}
+
+impl Options {
+    /// Options with the defaults of a production group.
+    pub fn new(dir: impl Into<PathBuf>, address: impl Into<String>) -> Self {
+        Self {
+            dir: dir.into(),
+            address: address.into(),
+            timing: Timing::default(),
+            snapshot_after: 50_000,
+            keep_entries: 20_000,
+            snapshot_size_max: 4 << 30,
+        }
+    }
+}
+
+/// The clock of the protocol, in milliseconds.
+///
+/// A follower campaigns after the leader's lease (`election_max_ms`) plus a random time between
+/// the two election times. These must be well above the time of a round trip and a disk sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    pub heartbeat_ms: u64,
+    pub election_min_ms: u64,
+    pub election_max_ms: u64,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { heartbeat_ms: 200, election_min_ms: 1000, election_max_ms: 1500 }
+    }
+}
+
+impl Options {
+    /// The configuration of openraft that these options mean.
+    pub(crate) fn engine(&self) -> Result<openraft::Config, Error> {
+        let timing = self.timing;
+        openraft::Config {
+            cluster_name: "torus".to_owned(),
+            heartbeat_interval: timing.heartbeat_ms,
+            election_timeout_min: timing.election_min_ms,
+            election_timeout_max: timing.election_max_ms,
+            install_snapshot_timeout: 60_000,
+            max_payload_entries: 256,
+            purge_batch_size: self.keep_entries.clamp(1, 1024),
+            snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(self.snapshot_after),
+            max_in_snapshot_log_to_keep: self.keep_entries,
+            replication_lag_threshold: self.snapshot_after.saturating_mul(2),
+            enable_pre_vote: Some(true),
+            // The vote of a lost lease is not kept across a restart: leading again without an
+            // election would trust a lease that nobody granted.
+            enable_leader_restore: Some(false),
+            allow_log_reversion: None,
+            // At least lease plus longest election; openraft refuses less.
+            quorum_loss_probe_interval: Some(timing.election_max_ms.saturating_mul(3)),
+            ..openraft::Config::default()
+        }
+        .validate()
+        .map_err(|source| Error::Timing { source: Box::new(source) })
+    }
+}

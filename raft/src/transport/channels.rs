@@ -1,0 +1,74 @@
+//! The connections to the other members: made once, kept, repaired by tonic when they break.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tonic::transport::{Channel, Endpoint};
+
+use crate::config::MESSAGE_SIZE_MAX;
+use crate::options::Identity;
+use crate::wire::proto::raft_client::RaftClient;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a connection is for. Heartbeats must not queue behind entries, nor those behind snapshots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Lane {
+    Log,
+    Heartbeat,
+    Snapshot,
+}
+
+/// Each connection with the address that it was made for.
+type Open = BTreeMap<(u64, Lane), (String, Channel)>;
+
+/// The connections of one node; clones share them.
+#[derive(Clone)]
+pub(crate) struct Channels {
+    pub(super) from: Identity,
+    open: Arc<Mutex<Open>>,
+}
+
+impl Channels {
+    pub(crate) fn new(from: Identity) -> Self {
+        Self { from, open: Arc::default() }
+    }
+
+    /// A client of `node` at `address`. `None` if the address can be none of gRPC.
+    pub(super) fn client(
+        &self,
+        node: u64,
+        address: &str,
+        lane: Lane,
+    ) -> Option<RaftClient<Channel>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let channel = match open.get(&(node, lane)) {
+            Some((at, channel)) if at == address => channel.clone(),
+            _ => {
+                let channel = connect(address)?;
+                open.insert((node, lane), (address.to_owned(), channel.clone()));
+                channel
+            }
+        };
+        let client = RaftClient::new(channel)
+            .max_decoding_message_size(MESSAGE_SIZE_MAX)
+            .max_encoding_message_size(MESSAGE_SIZE_MAX);
+        Some(client)
+    }
+}
+
+/// Connects at the first request, and again when the connection is lost.
+fn connect(address: &str) -> Option<Channel> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
+    let channel = endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .connect_lazy();
+    Some(channel)
+}

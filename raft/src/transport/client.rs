@@ -1,0 +1,325 @@
+//! openraft's network: requests to one other member, each with a deadline.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::Stream;
+use openraft::alias::{SnapshotOf, VoteOf};
+use openraft::errors::{
+    NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
+};
+use openraft::network::RPCOption;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{BasicNode, OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use tokio::io::AsyncReadExt;
+use tonic::transport::Channel;
+use tonic::{Code, Response, Status};
+
+use super::channels::{Channels, Lane};
+use super::envelope;
+use crate::config::{LogId, TypeConfig};
+use crate::error::DecodeError;
+use crate::snapshot::SnapshotFile;
+use crate::wire::proto::raft_client::RaftClient;
+use crate::wire::{proto, required};
+
+type RpcError = RPCError<TypeConfig>;
+
+const CHUNK_SIZE: usize = 512 << 10;
+/// An append that carries entries waits for the disk of the follower, and openraft's own budget,
+/// one heartbeat, would give a slow disk up for lost again and again. Liveness does not depend on
+/// it: heartbeats have a connection and a budget of their own.
+const APPEND_PATIENCE: u32 = 10;
+
+/// The way to one other member.
+pub(crate) struct Network {
+    channels: Channels,
+    target: u64,
+    address: String,
+    lane: Lane,
+}
+
+impl RaftNetworkFactory<TypeConfig> for Channels {
+    type Network = Network;
+
+    async fn new_client(&mut self, target: u64, node: &BasicNode) -> Network {
+        self.network(target, node, Lane::Log)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &BasicNode) -> Network {
+        self.network(target, node, Lane::Heartbeat)
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, node: &BasicNode) -> Network {
+        self.network(target, node, Lane::Snapshot)
+    }
+}
+
+impl Channels {
+    fn network(&self, target: u64, node: &BasicNode, lane: Lane) -> Network {
+        Network { channels: self.clone(), target, address: node.addr.clone(), lane }
+    }
+}
+
+impl Network {
+    fn client(&self) -> Result<RaftClient<Channel>, RpcError> {
+        self.channels.client(self.target, &self.address, self.lane).ok_or_else(|| {
+            let text = format!("node {} has no usable address: {}", self.target, self.address);
+            RPCError::Unreachable(Unreachable::from_string(text))
+        })
+    }
+
+    fn envelope(&self) -> Option<proto::Envelope> {
+        Some(envelope(self.channels.from, self.target))
+    }
+
+    /// Waits for a reply, not longer than `limit`.
+    async fn call<T>(
+        &self,
+        action: RPCTypes,
+        limit: Duration,
+        reply: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, RpcError> {
+        match tokio::time::timeout(limit, reply).await {
+            Ok(Ok(reply)) => Ok(reply.into_inner()),
+            Ok(Err(status)) => Err(self.failed(&status)),
+            Err(_) => Err(self.timeout(action, limit).into()),
+        }
+    }
+
+    fn timeout(&self, action: RPCTypes, timeout: Duration) -> Timeout<TypeConfig> {
+        Timeout { action, id: self.channels.from.node, target: self.target, timeout }
+    }
+
+    /// A member that is away or is another node than expected is left alone for a while; one
+    /// that answers nonsense is asked again.
+    fn failed(&self, status: &Status) -> RpcError {
+        let text = format!("node {} at {}: {}", self.target, self.address, status.message());
+        match status.code() {
+            Code::Internal | Code::DataLoss | Code::InvalidArgument => {
+                RPCError::Network(NetworkError::from_string(text))
+            }
+            _ => RPCError::Unreachable(Unreachable::from_string(text)),
+        }
+    }
+
+    async fn ask_for_vote(
+        &self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+        pre: bool,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let request = proto::VoteRequest {
+            envelope: self.envelope(),
+            vote: Some(request.vote.into()),
+            last: request.last_log_id.map(Into::into),
+            leadership_transfer: request.leadership_transfer,
+        };
+        let mut client = self.client()?;
+        let limit = option.soft_ttl();
+        let reply = if pre {
+            self.call(RPCTypes::Vote, limit, client.pre_vote(request)).await?
+        } else {
+            self.call(RPCTypes::Vote, limit, client.vote(request)).await?
+        };
+        let vote = required(reply.vote, "vote").map_err(|err| nonsense(&err))?;
+        let last = reply.last.map(LogId::from);
+        Ok(VoteResponse::new(VoteOf::<TypeConfig>::from(vote), last, reply.granted))
+    }
+
+    async fn send_snapshot(
+        &self,
+        vote: VoteOf<TypeConfig>,
+        file: std::fs::File,
+        cancel: impl Future<Output = ReplicationClosed>,
+        patience: Duration,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let size = file.metadata().map_err(|err| unsendable(&err))?.len();
+        let start = proto::snapshot_chunk::Start {
+            envelope: self.envelope(),
+            vote: Some(vote.into()),
+            size,
+        };
+        let sent = Arc::new(AtomicU64::new(0));
+        let mut client = self.client()?;
+        // tonic reads the stream while it waits for the reply, which comes after the last chunk.
+        let reply = client.snapshot(chunks(start, file, sent.clone()));
+        tokio::pin!(reply, cancel);
+        let mut sent_before = 0;
+        loop {
+            tokio::select! {
+                reply = &mut reply => {
+                    let reply = reply.map_err(|status| self.failed(&status))?.into_inner();
+                    let vote = required(reply.vote, "vote").map_err(|err| nonsense(&err))?;
+                    return Ok(SnapshotResponse::new(vote.into()));
+                }
+                closed = &mut cancel => return Err(closed.into()),
+                () = tokio::time::sleep(patience) => {
+                    let sent = sent.load(Ordering::Relaxed);
+                    if sent == sent_before {
+                        return Err(self.timeout(RPCTypes::InstallSnapshot, patience).into());
+                    }
+                    sent_before = sent;
+                }
+            }
+        }
+    }
+}
+
+/// The messages of a snapshot transfer. A file that cannot be read ends the stream early, which
+/// the receiver notices by its size.
+fn chunks(
+    start: proto::snapshot_chunk::Start,
+    file: std::fs::File,
+    sent: Arc<AtomicU64>,
+) -> impl Stream<Item = proto::SnapshotChunk> + Send + 'static {
+    use proto::snapshot_chunk::Part;
+    async_stream::stream! {
+        yield proto::SnapshotChunk { part: Some(Part::Start(start)) };
+        let mut file = tokio::fs::File::from_std(file);
+        loop {
+            let mut chunk = Vec::with_capacity(CHUNK_SIZE);
+            match (&mut file).take(CHUNK_SIZE as u64).read_to_end(&mut chunk).await {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(err) => {
+                    tracing::error!(error = %err, "cannot read the snapshot that is being sent");
+                    return;
+                }
+            }
+            sent.fetch_add(1, Ordering::Relaxed);
+            yield proto::SnapshotChunk { part: Some(Part::Data(Bytes::from(chunk))) };
+        }
+    }
+}
+
+fn unsendable(err: &io::Error) -> StreamingError<TypeConfig> {
+    StreamingError::Network(NetworkError::new(err))
+}
+
+fn nonsense(err: &DecodeError) -> RpcError {
+    RPCError::Network(NetworkError::new(err))
+}
+
+impl RaftNetworkV2<TypeConfig> for Network {
+    type SnapshotData = SnapshotFile;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
+        use proto::append_response::Outcome;
+        let patience = if request.entries.is_empty() { 1 } else { APPEND_PATIENCE };
+        let first_append = request.prev_log_id.is_none();
+        let request = proto::AppendRequest {
+            envelope: self.envelope(),
+            vote: Some(request.vote.into()),
+            previous: request.prev_log_id.map(Into::into),
+            entries: request.entries.iter().map(Into::into).collect(),
+            committed: request.leader_commit.map(Into::into),
+        };
+        let mut client = self.client()?;
+        let limit = option.soft_ttl() * patience;
+        let reply = self.call(RPCTypes::AppendEntries, limit, client.append(request)).await?;
+        match required(reply.outcome, "outcome").map_err(|err| nonsense(&err))? {
+            Outcome::Success(_) => Ok(AppendEntriesResponse::Success),
+            Outcome::Partial(partial) => {
+                Ok(AppendEntriesResponse::PartialSuccess(partial.matched.map(Into::into)))
+            }
+            // Nothing can conflict with the beginning of the log; openraft would panic.
+            Outcome::Conflict(_) if first_append => {
+                Err(nonsense(&DecodeError::Invalid { field: "conflict" }))
+            }
+            Outcome::Conflict(_) => Ok(AppendEntriesResponse::Conflict),
+            Outcome::HigherVote(vote) => Ok(AppendEntriesResponse::HigherVote(vote.into())),
+        }
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        self.ask_for_vote(request, option, false).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        self.ask_for_vote(request, option, true).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: VoteOf<TypeConfig>,
+        snapshot: SnapshotOf<TypeConfig, SnapshotFile>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        self.send_snapshot(vote, snapshot.snapshot.file, cancel, option.soft_ttl()).await
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
+        use proto::transfer_response::Outcome;
+        let request = proto::TransferRequest {
+            envelope: self.envelope(),
+            from: Some((*request.from_leader()).into()),
+            to: *request.to_node_id(),
+            last: request.last_log_id().copied().map(Into::into),
+        };
+        let mut client = self.client()?;
+        let limit = option.soft_ttl();
+        let reply = self.call(RPCTypes::TransferLeader, limit, client.transfer_leader(request));
+        let outcome = required(reply.await?.outcome, "outcome").map_err(|err| nonsense(&err))?;
+        Ok(match outcome {
+            Outcome::Accepted(_) => Ok(()),
+            Outcome::VoteChanged(votes) => Err(TransferLeaderError::VoteChanged {
+                expected: votes.expected.unwrap_or_default().into(),
+                actual: votes.actual.unwrap_or_default().into(),
+            }),
+            Outcome::LogNotFlushed(ids) => Err(TransferLeaderError::LogNotFlushed {
+                expected: ids.expected.map(Into::into),
+                actual: ids.actual.map(Into::into),
+            }),
+        })
+    }
+}
+
+/// Asks `leader` up to which entry a read must have been applied. `None` if it is no leader or
+/// does not answer; another attempt may succeed.
+pub(crate) async fn read_index(
+    channels: &Channels,
+    leader: u64,
+    address: &str,
+    patience: Duration,
+) -> Option<u64> {
+    let mut client = channels.client(leader, address, Lane::Log)?;
+    let request = proto::ReadIndexRequest {
+        envelope: Some(envelope(channels.from, leader)),
+        patience_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
+    };
+    match tokio::time::timeout(patience, client.read_index(request)).await.ok()? {
+        Ok(reply) => match reply.into_inner().outcome? {
+            proto::read_index_response::Outcome::Read(id) => Some(id.index),
+            proto::read_index_response::Outcome::NotLeader(_) => None,
+        },
+        Err(status) => {
+            tracing::debug!(leader, %address, error = %status, "the leader gave no read index");
+            None
+        }
+    }
+}
