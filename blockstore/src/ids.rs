@@ -170,6 +170,11 @@ impl INodeRef {
 pub struct PeerId(pub uuid::Uuid);
 
 impl PeerId {
+    /// A name that no other peer has.
+    pub fn random() -> Self {
+        Self(uuid::Uuid::new_v4())
+    }
+
     /// The 16 bytes of the UUID, in network order.
     pub fn encode(&self) -> [u8; 16] {
         *self.0.as_bytes()

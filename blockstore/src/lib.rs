@@ -1,15 +1,32 @@
 //! Blocks on one node: their names, the stores that keep them, and the layers that protect them.
+//!
+//! [`Mfile`] keeps blocks in a preallocated file and [`Temp`] in memory; both are a [`BlockStore`].
+//! What `sync` has acknowledged survives the loss of power; a sealed block is never readable with
+//! other bytes than were sealed, unless the medium changes them.
 
+mod disk;
 mod error;
+mod fence;
+mod field;
+mod identity;
 mod ids;
+mod mfile;
 mod pool;
 mod spec;
 mod store;
+mod temp;
 
+pub use disk::{DirLock, Disk, DiskFile, Mapping, OsDisk};
+#[cfg(any(test, feature = "sim"))]
+pub use disk::{Fault, SimCounts, SimDisk};
 pub use error::Error;
+pub use fence::{Admission, FenceTable};
+pub use identity::PeerIdentity;
 pub use ids::{
     BlockIndex, BlockKind, BlockRef, DecodeError, Epoch, INodeIndex, INodeRef, PeerId, VolumeId,
 };
+pub use mfile::{Mfile, MfileOptions};
 pub use pool::{Append, BlockPool, ByteRange, CutOff, Placement, PoolError};
 pub use spec::{BlockLayer, BlockLayerKind, BlockSpec, SpecError};
 pub use store::{BlockState, BlockStore, Geometry, Seal};
+pub use temp::Temp;

@@ -36,6 +36,19 @@ pub enum BlockState {
     Sealed(Seal),
 }
 
+impl Seal {
+    /// The seal of a whole content.
+    ///
+    /// # Panics
+    /// If it is 4 GiB or longer, which no block is.
+    pub fn of(content: &[u8]) -> Self {
+        assert!(content.len() <= u32::MAX as usize, "a block of {} bytes", content.len());
+        #[expect(clippy::cast_possible_truncation, reason = "checked in the line above")]
+        let length = content.len() as u32;
+        Self { length, crc: crc32fast::hash(content) }
+    }
+}
+
 /// A low-level block storage provider: `mfile` keeps blocks in a preallocated file, `temp` in
 /// memory.
 pub trait BlockStore: Send + Sync + 'static {
@@ -58,6 +71,13 @@ pub trait BlockStore: Send + Sync + 'static {
     /// length; `Unsettled`: the block size).
     fn read(&self, block: BlockRef, offset: u32, buffer: &mut [u8]) -> Result<(), Error>;
 
+    /// As [`read`](Self::read) if the bytes can be had without waiting for the disk; `false`, with
+    /// anything in the buffer, if not. So a caller that must not block can try first.
+    fn read_cached(&self, block: BlockRef, offset: u32, buffer: &mut [u8]) -> Result<bool, Error> {
+        let _ = (block, offset, buffer);
+        Ok(false)
+    }
+
     /// Returns when everything that was appended, sealed or deleted before the call is on the disk.
     /// Blocks the calling thread; concurrent callers share one sync. After an error the store takes
     /// no more appends and no later sync succeeds.
@@ -66,6 +86,10 @@ pub trait BlockStore: Send + Sync + 'static {
     /// Fixes the block at `seal.length`, dropping bytes behind it, if its content has `seal.crc`.
     /// Sealing again with the same seal is no error. Durable after [`sync`](Self::sync).
     fn seal(&self, block: BlockRef, seal: Seal) -> Result<(), Error>;
+
+    /// Stores a whole sealed block, in place of what copy there may be: readers, and a crash before
+    /// the next [`sync`](Self::sync), see the old or the new.
+    fn put(&self, block: BlockRef, data: &[u8]) -> Result<(), Error>;
 
     /// What the store knows of `block`, or `None` if it does not hold it.
     fn state(&self, block: BlockRef) -> Option<BlockState>;
@@ -76,3 +100,61 @@ pub trait BlockStore: Send + Sync + 'static {
     /// At most `limit` blocks after `after` (from the start: `None`), in the order of [`BlockRef`].
     fn list(&self, after: Option<BlockRef>, limit: usize) -> Vec<(BlockRef, BlockState)>;
 }
+
+/// Whether a block in this state takes an append at `offset`.
+pub(crate) fn check_append(block: BlockRef, state: BlockState, offset: u32) -> Result<(), Error> {
+    match state {
+        BlockState::Open { length } if length == offset => Ok(()),
+        BlockState::Open { length } => Err(Error::Offset { block, length, offset }),
+        BlockState::Unsettled => Err(Error::Unsettled { block }),
+        BlockState::Sealed(_) => Err(Error::Sealed { block }),
+    }
+}
+
+/// Whether a block in this state has this seal already; an error if it cannot get it.
+pub(crate) fn check_seal(
+    block: BlockRef,
+    state: BlockState,
+    seal: Seal,
+    block_size: u32,
+) -> Result<bool, Error> {
+    if let BlockState::Sealed(Seal { length, crc }) = state {
+        let same = state == BlockState::Sealed(seal);
+        return if same { Ok(true) } else { Err(Error::SealedOtherwise { block, length, crc }) };
+    }
+    let length = readable(state, block_size);
+    if length < seal.length {
+        return Err(Error::TooShort { block, length, end: u64::from(seal.length) });
+    }
+    Ok(false)
+}
+
+/// How many bytes of a block can be read.
+pub(crate) fn readable(state: BlockState, block_size: u32) -> u32 {
+    match state {
+        BlockState::Open { length } => length,
+        BlockState::Sealed(seal) => seal.length,
+        BlockState::Unsettled => block_size,
+    }
+}
+
+/// Where bytes written at `offset` end, if that is within a block.
+pub(crate) fn checked_end(
+    block: BlockRef,
+    offset: u32,
+    length: usize,
+    block_size: u32,
+) -> Result<u32, Error> {
+    let end = u64::from(offset) + length as u64;
+    match u32::try_from(end) {
+        Ok(end) if end <= block_size => Ok(end),
+        _ => Err(Error::TooLong { block, end, block_size }),
+    }
+}
+
+pub(crate) fn check_crc(block: BlockRef, expected: u32, found: u32) -> Result<(), Error> {
+    if found == expected { Ok(()) } else { Err(Error::Checksum { block, expected, found }) }
+}
+
+#[cfg(test)]
+pub(crate) mod conformance;

@@ -1,0 +1,354 @@
+//! The store of blocks in a preallocated file.
+//!
+//! Below the data directory:
+//!
+//! | file                     | content                                                         |
+//! |--------------------------|-----------------------------------------------------------------|
+//! | `block/data-current.blk` | a slot of one block size for every block, reserved at creation  |
+//! | `block/map-current.blk`  | 24 bytes a slot: its [`BlockRef`] (20 GiB in 512 KiB: 960 KiB)   |
+//! | `block/seal-current.blk` | 16 bytes a slot: whether it is open or sealed, length, checksum |
+//! | `block/superblock`       | what these files are                                            |
+//!
+//! The tables are described in [`slot`], the superblock in [`superblock`]. The tables are mapped and
+//! touched by the leader of a sync only; data goes through positioned reads and writes.
+//!
+//! # What a sync does, and why in this order
+//!
+//! 1. `fdatasync` of the data, if any was written. A seal never vouches for bytes that a crash can
+//!    still take.
+//! 2. The map entries of new blocks, flushed. They may be torn, and nobody believes them yet.
+//! 3. The seal entries: open and sealed blocks, and zeros for deleted ones, flushed. Each is within
+//!    a sector, so it is there or not, and it vouches for what steps 1 and 2 made durable.
+//! 4. Zeros for the old copies of replaced blocks, flushed: only now is the new copy sure.
+//! 5. The slots of 3 and 4 that were cleared are free. Not before: else a new block's bytes could
+//!    stand under an old block's seal.
+//!
+//! Steps without work are skipped: append and sync of an existing block costs one `fdatasync`.
+//!
+//! After any failed step the store is poisoned: the kernel reports a failed write-back once and
+//! forgets it, so no later success would mean anything. Opening evicts what the cache may hold
+//! without the medium having it.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::disk::DiskFile;
+use crate::store::{check_append, check_crc, check_seal, checked_end, readable};
+use crate::{BlockRef, BlockState, BlockStore, Error, Geometry, PeerIdentity, Seal};
+
+mod commit;
+mod files;
+mod index;
+mod recover;
+mod slot;
+mod superblock;
+
+use commit::{GroupCommit, Shared};
+use files::Tables;
+use index::{Change, Index, Work};
+use recover::{Recovered, checksum, flush_range, recover};
+use slot::{FREE, SEAL_LEN, SlotIndex};
+
+/// What a store is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MfileOptions {
+    /// Bytes in a block: a power of two from 512 to 2^30, and that of the cluster.
+    pub block_size: u32,
+    /// Bytes of blocks; the tables come on top. What is left of it by whole blocks is not used.
+    pub capacity_bytes: u64,
+}
+
+/// The store of blocks in a preallocated file.
+pub struct Mfile {
+    geometry: Geometry,
+    data: Box<dyn DiskFile>,
+    data_path: PathBuf,
+    tables: Mutex<Tables>,
+    state: Mutex<State>,
+    /// Told when a claim on a block ends.
+    released: Condvar,
+    commit: GroupCommit,
+    /// Keeps the lock on the data directory.
+    _identity: Arc<PeerIdentity>,
+}
+
+struct State {
+    index: Index,
+    poisoned: bool,
+    /// Callers that wait for a claim to end.
+    waiting: usize,
+}
+
+impl Mfile {
+    /// Opens the store of a data directory; makes it, or makes it larger, if need be.
+    ///
+    /// Files that are damaged, foreign, of another peer or for another block size are left as they
+    /// are, and so is a store that would have to shrink.
+    pub fn open(identity: Arc<PeerIdentity>, options: MfileOptions) -> Result<Self, Error> {
+        let mut files = files::open(&identity, options)?;
+        let geometry = files.geometry;
+        let mut index = Index::new(geometry.capacity_blocks);
+        for Recovered { block, slot, state } in recover(&mut files)? {
+            if state == BlockState::Unsettled {
+                let start = slot.0 * u64::from(geometry.block_size);
+                let range = start..start + u64::from(geometry.block_size);
+                files.data.evict(range).map_err(Error::io("read", &files.data_path))?;
+            }
+            index.restore(block, slot, state);
+        }
+        Ok(Self {
+            geometry,
+            data: files.data,
+            data_path: files.data_path,
+            tables: Mutex::new(files.tables),
+            state: Mutex::new(State { index, poisoned: false, waiting: 0 }),
+            released: Condvar::new(),
+            commit: GroupCommit::default(),
+            _identity: identity,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics between two changes that belong together.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state, while nobody claims `block`; an error if the store takes no changes.
+    fn lock_idle(&self, block: BlockRef) -> Result<MutexGuard<'_, State>, Error> {
+        let mut state = self.lock();
+        while state.index.is_busy(block) {
+            state.waiting += 1;
+            state = self.released.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.waiting -= 1;
+        }
+        if state.poisoned { Err(self.poisoned()) } else { Ok(state) }
+    }
+
+    /// Ends a claim with `change`.
+    fn finish(&self, change: impl FnOnce(&mut Index)) {
+        let mut state = self.lock();
+        change(&mut state.index);
+        if 0 < state.waiting {
+            self.released.notify_all();
+        }
+    }
+
+    fn poisoned(&self) -> Error {
+        Error::Poisoned { path: self.data_path.clone() }
+    }
+
+    fn position(&self, slot: SlotIndex, offset: u32) -> u64 {
+        slot.0 * u64::from(self.geometry.block_size) + u64::from(offset)
+    }
+
+    /// The slot of `block`, claimed, for an append at `offset`.
+    fn claim_for_append(&self, block: BlockRef, offset: u32) -> Result<SlotIndex, Error> {
+        loop {
+            let mut state = self.lock_idle(block)?;
+            if let Some(held) = state.index.get(block) {
+                check_append(block, held.state, offset)?;
+                state.index.claim(block);
+                return Ok(held.slot);
+            }
+            if offset != 0 {
+                return Err(Error::NoSuchBlock { block });
+            }
+            if let Some(slot) = self.take_slot(&mut state)? {
+                state.index.create(block, slot);
+                return Ok(slot);
+            }
+            drop(state);
+            self.sync()?;
+        }
+    }
+
+    /// A free slot; none, if a sync will free some.
+    fn take_slot(&self, state: &mut State) -> Result<Option<SlotIndex>, Error> {
+        match state.index.take_slot() {
+            None if !state.index.has_retiring() => {
+                Err(Error::Full { capacity: self.geometry.capacity_blocks })
+            }
+            slot => Ok(slot),
+        }
+    }
+
+    /// Reads with `read`, which says whether it did, from where the block is.
+    fn read_with(
+        &self,
+        block: BlockRef,
+        offset: u32,
+        length: usize,
+        mut read: impl FnMut(u64) -> io::Result<bool>,
+    ) -> Result<bool, Error> {
+        let missing = Error::NoSuchBlock { block };
+        let Some(mut held) = self.lock().index.get(block) else {
+            return Err(missing);
+        };
+        loop {
+            let end = u64::from(offset) + length as u64;
+            let there = readable(held.state, self.geometry.block_size);
+            if u64::from(there) < end {
+                return Err(Error::TooShort { block, length: there, end });
+            }
+            let done = read(self.position(held.slot, offset));
+            // Meanwhile the block may have been deleted or replaced, and its slot given to another
+            // block, whose bytes these then are.
+            match self.lock().index.get(block) {
+                Some(now) if now.stamp == held.stamp => {
+                    return done.map_err(Error::io("read", &self.data_path));
+                }
+                Some(now) => held = now,
+                None => return Err(missing),
+            }
+        }
+    }
+
+    /// One round of the group commit: the steps in the module's doc.
+    fn sync_round(&self) -> Result<(), Error> {
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let work = self.lock().index.take_work();
+        let synced = self.carry_out(&mut tables, &work);
+        let mut state = self.lock();
+        match &synced {
+            Ok(()) => state.index.retired(&work.retiring()),
+            Err(_) => state.poisoned = true,
+        }
+        synced
+    }
+
+    fn carry_out(&self, tables: &mut Tables, work: &Work) -> Result<(), Error> {
+        if work.data {
+            self.data.sync().map_err(Error::io("sync", &self.data_path))?;
+        }
+        for (slot, block) in &work.names {
+            tables.map.store(slot.offset(BlockRef::LEN), &block.encode());
+        }
+        if let Some(range) = flush_range(work.names.keys(), BlockRef::LEN) {
+            tables.map.flush(range).map_err(Error::io("sync", &tables.map_path))?;
+        }
+        for (&slot, &change) in &work.changes {
+            let entry = match change {
+                Change::Open(block) => slot::encode(slot, block, None),
+                Change::Sealed(block, seal) => slot::encode(slot, block, Some(seal)),
+                Change::Clear => FREE,
+            };
+            tables.seals.store(slot.offset(SEAL_LEN), &entry);
+        }
+        flush_seals(tables, work.changes.keys())?;
+        for slot in &work.replaced {
+            tables.seals.store(slot.offset(SEAL_LEN), &FREE);
+        }
+        flush_seals(tables, work.replaced.iter())
+    }
+}
+
+fn flush_seals<'a>(
+    tables: &mut Tables,
+    slots: impl DoubleEndedIterator<Item = &'a SlotIndex>,
+) -> Result<(), Error> {
+    match flush_range(slots, SEAL_LEN) {
+        Some(range) => tables.seals.flush(range).map_err(Error::io("sync", &tables.seals_path)),
+        None => Ok(()),
+    }
+}
+
+impl BlockStore for Mfile {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn used_blocks(&self) -> u64 {
+        self.lock().index.len()
+    }
+
+    fn append(&self, block: BlockRef, offset: u32, data: &[u8]) -> Result<(), Error> {
+        let length = checked_end(block, offset, data.len(), self.geometry.block_size)?;
+        let slot = self.claim_for_append(block, offset)?;
+        let written = self.data.write_at(self.position(slot, offset), data);
+        self.finish(|index| match written {
+            Ok(()) => index.appended(block, length),
+            Err(_) => index.release(block),
+        });
+        written.map_err(Error::io("write", &self.data_path))
+    }
+
+    fn read(&self, block: BlockRef, offset: u32, buffer: &mut [u8]) -> Result<(), Error> {
+        self.read_with(block, offset, buffer.len(), |position| {
+            self.data.read_at(position, buffer).map(|()| true)
+        })?;
+        Ok(())
+    }
+
+    fn read_cached(&self, block: BlockRef, offset: u32, buffer: &mut [u8]) -> Result<bool, Error> {
+        self.read_with(block, offset, buffer.len(), |position| {
+            self.data.read_cached_at(position, buffer)
+        })
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        match self.commit.commit(|| self.sync_round()) {
+            Shared::Done => Ok(()),
+            Shared::Led(error) => Err(error),
+            Shared::Failed => Err(self.poisoned()),
+        }
+    }
+
+    fn seal(&self, block: BlockRef, seal: Seal) -> Result<(), Error> {
+        let slot = {
+            let mut state = self.lock_idle(block)?;
+            let held = state.index.get(block).ok_or(Error::NoSuchBlock { block })?;
+            if check_seal(block, held.state, seal, self.geometry.block_size)? {
+                return Ok(());
+            }
+            state.index.claim(block);
+            held.slot
+        };
+        let checked = checksum(&*self.data, self.geometry, slot, seal.length)
+            .map_err(Error::io("read", &self.data_path))
+            .and_then(|found| check_crc(block, seal.crc, found));
+        self.finish(|index| match checked {
+            Ok(()) => index.sealed(block, seal),
+            Err(_) => index.release(block),
+        });
+        checked
+    }
+
+    fn put(&self, block: BlockRef, data: &[u8]) -> Result<(), Error> {
+        checked_end(block, 0, data.len(), self.geometry.block_size)?;
+        let slot = loop {
+            let mut state = self.lock_idle(block)?;
+            let Some(slot) = self.take_slot(&mut state)? else {
+                drop(state);
+                self.sync()?;
+                continue;
+            };
+            match state.index.get(block) {
+                Some(_) => state.index.claim(block),
+                None => state.index.create(block, slot),
+            }
+            break slot;
+        };
+        let written = self.data.write_at(self.position(slot, 0), data);
+        self.finish(|index| match written {
+            Ok(()) => index.replaced(block, slot, Seal::of(data)),
+            Err(_) => index.not_replaced(block, slot),
+        });
+        written.map_err(Error::io("write", &self.data_path))
+    }
+
+    fn state(&self, block: BlockRef) -> Option<BlockState> {
+        self.lock().index.get(block).map(|held| held.state)
+    }
+
+    fn delete(&self, block: BlockRef) -> Result<bool, Error> {
+        Ok(self.lock_idle(block)?.index.delete(block))
+    }
+
+    fn list(&self, after: Option<BlockRef>, limit: usize) -> Vec<(BlockRef, BlockState)> {
+        self.lock().index.list(after, limit)
+    }
+}
+
+#[cfg(test)]
+mod tests;
