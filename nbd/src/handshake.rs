@@ -7,6 +7,9 @@
 //! answered and the next one understood, whatever its number; no more than [`MAX_OPTIONS`] options
 //! of [`MAX_BYTES`] in all are listened to, and no more than [`MAX_OPTION`] of one is kept.
 
+#[cfg(test)]
+mod tests;
+
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::wire::option::{self, ContextRequest, InfoRequest, Malformed, Reply};

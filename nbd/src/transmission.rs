@@ -10,6 +10,8 @@
 //! waits. A request's memory is taken after its length is checked and before its payload is read.
 
 mod reply;
+#[cfg(test)]
+mod tests;
 
 use std::future::poll_fn;
 use std::io;
