@@ -1,0 +1,51 @@
+//! The other peers of the cluster: whom requests go to, and who answers at present.
+
+mod connection;
+mod link;
+mod tcp;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+use torus_blockstore::PeerId;
+
+use crate::{PeerError, Request, Response};
+
+pub use tcp::TcpPeers;
+
+/// Whether a peer answers, as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// The first attempt to reach it has not ended.
+    Unknown,
+    Up,
+    Down,
+}
+
+/// Every registered peer, and how it is.
+pub type HealthMap = Arc<BTreeMap<PeerId, Health>>;
+
+/// Reaches peers: over TCP in daemons and clients, over a simulated network in the simulation.
+pub trait Peers: Send + Sync + 'static {
+    /// Sends a request. It is on its way, behind those of earlier calls to the same peer, when this
+    /// returns; dropping the future gives up the answer only. The answer comes in bounded time:
+    /// [`PeerError::Silent`] or [`PeerError::TooSlow`] if the peer has none to give.
+    fn request(
+        &self,
+        peer: PeerId,
+        request: Request,
+    ) -> BoxFuture<'static, Result<Response, PeerError>>;
+
+    /// The peer whose store this process has, if it has one.
+    fn local(&self) -> Option<PeerId>;
+
+    /// Who answers, and whenever that changes.
+    fn health(&self) -> watch::Receiver<HealthMap>;
+
+    /// Whether `peer` answers now.
+    fn is_up(&self, peer: PeerId) -> bool {
+        self.health().borrow().get(&peer) == Some(&Health::Up)
+    }
+}

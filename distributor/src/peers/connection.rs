@@ -1,0 +1,222 @@
+//! A connection to one peer: requests leave on the caller's thread, replies find their way back by
+//! the request's ID.
+//!
+//! A request fails when the connection breaks, when the peer says nothing at all for
+//! [`SILENCE_LIMIT`], or after [`REQUEST_TIMEOUT`].
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use torus_blockstore::PeerId;
+use uuid::Uuid;
+
+use crate::lock::lock;
+use crate::outbox::Outbox;
+use crate::protocol::decode_reply;
+use crate::protocol::frame::{self, Frame, FrameReader, Head, REPLY, ReadError};
+use crate::protocol::hello::{Hello, Welcome};
+use crate::{FrameError, PeerError, Refusal, Request, Response};
+
+/// A peer that needs longer for one request has failed it.
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A peer that is silent for so long, though it is asked for a sign of life, is gone.
+pub(super) const SILENCE_LIMIT: Duration = Duration::from_millis(2500);
+
+/// How often a quiet connection is looked at; a ping goes out after two quiet looks.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+const PING_AFTER: Duration = Duration::from_millis(500);
+
+pub(super) type Reply = oneshot::Sender<Result<Response, PeerError>>;
+
+pub(super) struct Connection {
+    outbox: Arc<Outbox>,
+    next_id: AtomicU64,
+    waiting: Mutex<Waiting>,
+}
+
+/// Requests without an answer; IDs ascend with their deadlines.
+#[derive(Default)]
+struct Waiting {
+    is_closed: bool,
+    requests: BTreeMap<u64, Unanswered>,
+}
+
+struct Unanswered {
+    op: u8,
+    deadline: Instant,
+    reply: Reply,
+}
+
+/// Why a connection could not be had, or ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LinkError {
+    #[error("the connection broke")]
+    Io(#[from] std::io::Error),
+    #[error("the peer does not keep to the protocol")]
+    Protocol(#[from] FrameError),
+    #[error("the peer does not let this process in: {0}")]
+    Refused(Refusal),
+    #[error("the peer's blocks are {found} bytes long, not {expected}")]
+    BlockSize { found: u32, expected: u32 },
+    #[error("the peer is silent")]
+    Silent,
+}
+
+impl From<ReadError> for LinkError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Io(error) => Self::Io(error),
+            ReadError::Frame(error) => Self::Protocol(error),
+        }
+    }
+}
+
+/// Whom a connection is to reach.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target {
+    pub(super) cluster: Uuid,
+    pub(super) peer: PeerId,
+    pub(super) block_size: u32,
+}
+
+impl Connection {
+    /// Greets the peer at the other end.
+    pub(super) async fn open(
+        target: Target,
+        reader: &mut (impl AsyncRead + Unpin),
+        writer: impl AsyncWrite + Send + Unpin + 'static,
+    ) -> Result<Arc<Self>, LinkError> {
+        let outbox = Outbox::new(writer);
+        let hello = Hello { cluster: *target.cluster.as_bytes(), peer: Some(target.peer) };
+        outbox.push(vec![hello.encode().freeze()], None);
+        outbox.drive();
+        let mut bytes = [0; Welcome::LEN];
+        reader.read_exact(&mut bytes).await?;
+        let welcome = Welcome::decode(&bytes)?;
+        if let Some(refusal) = welcome.refusal {
+            return Err(LinkError::Refused(refusal));
+        }
+        let (found, expected) = (welcome.block_size, target.block_size);
+        if found != expected {
+            return Err(LinkError::BlockSize { found, expected });
+        }
+        Ok(Arc::new(Self { outbox, next_id: AtomicU64::new(1), waiting: Mutex::default() }))
+    }
+
+    /// Sends a request on this thread, as far as the socket takes it.
+    pub(super) fn send(&self, request: Request, reply: Reply) {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let (op, flags) = (request.op(), request.flags());
+        let parts = frame::encode(Head { op, flags, status: 0, id }, request.into_body());
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        {
+            let mut waiting = lock(&self.waiting);
+            if waiting.is_closed {
+                return fail(reply);
+            }
+            waiting.requests.insert(id, Unanswered { op, deadline, reply });
+        }
+        self.outbox.push(parts, None);
+        self.outbox.drive();
+    }
+
+    /// Brings the replies in until the connection ends, and says why it did. Requests without an
+    /// answer have failed then.
+    pub(super) async fn run(&self, reader: impl AsyncRead + Unpin, block_size: u32) -> LinkError {
+        let ended = tokio::select! {
+            ended = self.receive(FrameReader::new(reader, block_size)) => ended,
+            () = self.outbox.run() => Err(broken_pipe()),
+        };
+        self.close();
+        ended.err().unwrap_or_else(broken_pipe)
+    }
+
+    async fn receive<R: AsyncRead + Unpin>(
+        &self,
+        mut frames: FrameReader<R>,
+    ) -> Result<(), LinkError> {
+        let mut look = interval(LOOK_INTERVAL);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heard = Instant::now();
+        loop {
+            while let Some(frame) = frames.buffered()? {
+                self.answer(frame)?;
+            }
+            tokio::select! {
+                biased;
+                filled = frames.fill() => {
+                    if !filled? {
+                        return Ok(());
+                    }
+                    heard = Instant::now();
+                }
+                now = look.tick() => {
+                    let silence = now.saturating_duration_since(heard);
+                    if silence >= SILENCE_LIMIT {
+                        return Err(LinkError::Silent);
+                    }
+                    if silence >= PING_AFTER {
+                        self.ping();
+                    }
+                    self.give_up(now);
+                }
+            }
+        }
+    }
+
+    fn answer(&self, frame: Frame) -> Result<(), LinkError> {
+        // A request that was given up is no longer known.
+        let Some(request) = lock(&self.waiting).requests.remove(&frame.head.id) else {
+            return Ok(());
+        };
+        if frame.head.op != request.op | REPLY {
+            return Err(FrameError::Malformed { what: "reply" }.into());
+        }
+        let answer = decode_reply(request.op, frame)?;
+        // Nobody may wait for it any more.
+        drop(request.reply.send(answer.map_err(PeerError::Refused)));
+        Ok(())
+    }
+
+    fn ping(&self) {
+        let (reply, _) = oneshot::channel();
+        self.send(Request::Ping, reply);
+    }
+
+    /// Fails the requests whose time is over.
+    fn give_up(&self, now: Instant) {
+        let mut waiting = lock(&self.waiting);
+        while let Some(first) = waiting.requests.first_entry()
+            && first.get().deadline <= now
+        {
+            // Nobody may wait for it any more.
+            drop(first.remove().reply.send(Err(PeerError::TooSlow)));
+        }
+    }
+
+    pub(super) fn close(&self) {
+        let requests = {
+            let mut waiting = lock(&self.waiting);
+            waiting.is_closed = true;
+            std::mem::take(&mut waiting.requests)
+        };
+        for request in requests.into_values() {
+            fail(request.reply);
+        }
+    }
+}
+
+/// Tells a caller, if it still waits, that there will be no answer.
+pub(super) fn fail(reply: Reply) {
+    drop(reply.send(Err(PeerError::Silent)));
+}
+
+fn broken_pipe() -> LinkError {
+    LinkError::Io(std::io::ErrorKind::BrokenPipe.into())
+}
