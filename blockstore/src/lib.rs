@@ -10,6 +10,8 @@ mod fence;
 mod field;
 mod identity;
 mod ids;
+mod inode_store;
+mod layer;
 mod mfile;
 mod pool;
 mod spec;
@@ -25,6 +27,8 @@ pub use identity::PeerIdentity;
 pub use ids::{
     BlockIndex, BlockKind, BlockRef, DecodeError, Epoch, INodeIndex, INodeRef, PeerId, VolumeId,
 };
+pub use inode_store::INodeStore;
+pub use layer::{BlockSet, BlockSetError, LiveBlock};
 pub use mfile::{Mfile, MfileOptions};
 pub use pool::{Append, BlockPool, ByteRange, CutOff, Placement, PoolError};
 pub use spec::{BlockLayer, BlockLayerKind, BlockSpec, SpecError};

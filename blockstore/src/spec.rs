@@ -6,6 +6,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+/// More copies than any cluster needs.
+const MAX_COPIES: u32 = 16;
+
 /// One layer's kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum BlockLayerKind {
@@ -48,6 +51,30 @@ pub enum SpecError {
 }
 
 impl BlockSpec {
+    /// The spec of these layers, outermost first.
+    pub fn new(layers: Vec<BlockLayer>) -> Result<Self, SpecError> {
+        let last = layers.last().ok_or(SpecError::Empty)?;
+        let outer = &layers[..layers.len() - 1];
+        if last.kind != BlockLayerKind::Base || outer.iter().any(|l| l.kind == last.kind) {
+            return Err(SpecError::BaseNotLast);
+        }
+        for (index, layer) in layers.iter().enumerate() {
+            if outer[..index.min(outer.len())].iter().any(|outer| outer.kind == layer.kind) {
+                return Err(SpecError::Twice { name: name(layer.kind) });
+            }
+            match (layer.kind, layer.copies) {
+                (BlockLayerKind::Replication, Some(1..=MAX_COPIES)) => {}
+                (BlockLayerKind::Replication, copies) => {
+                    let option = copies.map_or_else(String::new, |copies| copies.to_string());
+                    return Err(SpecError::Copies { option });
+                }
+                (_, None) => {}
+                (kind, Some(_)) => return Err(SpecError::NoOption { name: name(kind) }),
+            }
+        }
+        Ok(Self(layers))
+    }
+
     /// The layers, outermost first.
     pub fn layers(&self) -> &[BlockLayer] {
         &self.0
@@ -74,21 +101,12 @@ impl FromStr for BlockSpec {
         if text.trim().is_empty() {
             return Err(SpecError::Empty);
         }
-        let mut layers: Vec<BlockLayer> = Vec::new();
-        for part in text.split(',') {
-            let layer = parse_layer(part.trim())?;
-            if layers.last().is_some_and(|last| last.kind == BlockLayerKind::Base) {
-                return Err(SpecError::BaseNotLast);
-            }
-            if layers.iter().any(|earlier| earlier.kind == layer.kind) {
-                return Err(SpecError::Twice { name: name(layer.kind) });
-            }
-            layers.push(layer);
-        }
+        let parts = text.split(',').map(|part| parse_layer(part.trim()));
+        let mut layers = parts.collect::<Result<Vec<_>, _>>()?;
         if layers.last().is_none_or(|last| last.kind != BlockLayerKind::Base) {
             layers.push(BlockLayer { kind: BlockLayerKind::Base, copies: None });
         }
-        Ok(Self(layers))
+        Self::new(layers)
     }
 }
 
@@ -121,7 +139,7 @@ fn parse_layer(part: &str) -> Result<BlockLayer, SpecError> {
     match (kind, option) {
         (BlockLayerKind::Replication, None) => Ok(BlockLayer { kind, copies: Some(2) }),
         (BlockLayerKind::Replication, Some(option)) => match option.parse() {
-            Ok(copies @ 1..=16) => Ok(BlockLayer { kind, copies: Some(copies) }),
+            Ok(copies @ 1..=MAX_COPIES) => Ok(BlockLayer { kind, copies: Some(copies) }),
             _ => Err(SpecError::Copies { option: option.to_owned() }),
         },
         (_, Some(_)) => Err(SpecError::NoOption { name: name(kind) }),
@@ -168,6 +186,21 @@ mod tests {
     }
 
     #[test]
+    fn layers_are_checked_as_texts_are() {
+        let layer = |kind, copies| BlockLayer { kind, copies };
+        let base = layer(BlockLayerKind::Base, None);
+        let rep = |copies| BlockSpec::new(vec![layer(BlockLayerKind::Replication, copies), base]);
+        assert_eq!(BlockSpec::new(vec![]), Err(SpecError::Empty));
+        assert_eq!(rep(Some(17)), Err(SpecError::Copies { option: "17".to_owned() }));
+        assert_eq!(rep(None), Err(SpecError::Copies { option: String::new() }));
+        assert_eq!(rep(Some(3)), "rep=3".parse());
+        assert_eq!(
+            BlockSpec::new(vec![layer(BlockLayerKind::Crc, None)]),
+            Err(SpecError::BaseNotLast)
+        );
+    }
+
+    #[test]
     fn nonsense_is_named() {
         check("", expect!["error: the block spec is empty"]);
         check(
@@ -182,6 +215,7 @@ mod tests {
         );
         check("base,crc", expect!["error: layer base must be the last"]);
         check("crc,crc", expect![[r#"error: layer "crc" stands twice"#]]);
+        check("base,base", expect!["error: layer base must be the last"]);
         check("crc=1", expect![[r#"error: layer "crc" takes no option"#]]);
     }
 }
