@@ -111,6 +111,9 @@ pub enum WriteError {
     /// Not proposed: the command is larger than a log entry may be.
     #[error("a command of {size} bytes exceeds the limit of {limit}")]
     TooLarge { size: usize, limit: usize },
+    /// Not proposed: too many bytes of earlier commands wait for their responses.
+    #[error("earlier commands are still under way")]
+    Busy,
     /// The deadline passed or leadership was lost: the command may be applied, now or later.
     #[error("it is not known whether the command is applied")]
     Unknown,

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::BasicNode;
 use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::{COMMAND_SIZE_MAX, Command, Metrics, Raft, TypeConfig};
@@ -31,6 +31,10 @@ use reads::Reads;
 
 /// The ID of the node that begins a group.
 const FOUNDER: u64 = 1;
+/// Bytes of commands that wait for their responses at a time; further writes wait at the door.
+const ROOM: usize = 64 << 20;
+/// What a command costs beside its bytes, about.
+const COMMAND_OVERHEAD: u32 = 256;
 /// A group of one elects itself at once; what takes time is the disk.
 const BOOTSTRAP_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -44,6 +48,7 @@ pub struct RaftNode {
     log: LogStore,
     shelf: Arc<Shelf>,
     reads: Reads,
+    room: Semaphore,
     leadership: watch::Receiver<Leadership>,
     failure: watch::Receiver<Option<Failure>>,
     tasks: Vec<JoinHandle<()>>,
@@ -117,6 +122,7 @@ impl RaftNode {
             return Err(Error::NotInitialized { dir: options.dir });
         };
         let node = Self::start(options, engine, identity, stores.database, app).await?;
+        node.warn_of_a_new_address();
         // Nothing of a group was ever durable here, so nobody can know another one of this name.
         if founding == Founding::Bootstrap && node.log.is_empty() {
             node.initialize().await?;
@@ -155,8 +161,12 @@ impl RaftNode {
         if size > COMMAND_SIZE_MAX {
             return Err(WriteError::TooLarge { size, limit: COMMAND_SIZE_MAX });
         }
+        let deadline = tokio::time::Instant::now() + deadline;
+        let room = u32::try_from(size).unwrap_or(u32::MAX).saturating_add(COMMAND_OVERHEAD);
+        let room = tokio::time::timeout_at(deadline, self.room.acquire_many(room)).await;
+        let Ok(Ok(_room)) = room else { return Err(WriteError::Busy) };
         let write = self.raft.client_write(Command(command));
-        match tokio::time::timeout(deadline, write).await {
+        match tokio::time::timeout_at(deadline, write).await {
             Ok(Ok(reply)) => Ok(reply.data.0),
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to)))) => {
                 Err(WriteError::NotLeader { leader: forward(to) })
@@ -201,8 +211,8 @@ impl RaftNode {
         self.raft.trigger().snapshot().await.map_err(|_| WriteError::Stopped)
     }
 
-    /// Stops, and releases the folder.
-    pub async fn shutdown(self) {
+    /// Stops, and releases the folder. What is asked of the node afterwards is refused.
+    pub async fn shutdown(&self) {
         for task in &self.tasks {
             task.abort();
         }
@@ -218,6 +228,16 @@ impl RaftNode {
 
     fn metrics(&self) -> Metrics {
         Watcher::of(&self.raft).now()
+    }
+
+    /// The other members go on using the address in the membership.
+    fn warn_of_a_new_address(&self) {
+        let metrics = self.metrics();
+        let known = metrics.membership_config.get_node(&self.identity.node);
+        if let Some(known) = known.filter(|known| known.addr != self.options.address) {
+            let now = &self.options.address;
+            tracing::warn!(known = %known.addr, %now, "the group knows this node by another address");
+        }
     }
 
     fn is_sole_voter(&self) -> bool {
@@ -250,7 +270,8 @@ impl RaftNode {
         let (failure, failure_task) = monitor::failure(&raft, log.health());
         let reads = Reads::start(raft.clone(), channels);
         let tasks = vec![leadership_task, failure_task];
-        Ok(Self { identity, options, raft, log, shelf, reads, leadership, failure, tasks })
+        let room = Semaphore::new(ROOM);
+        Ok(Self { identity, options, raft, log, shelf, reads, room, leadership, failure, tasks })
     }
 
     /// Writes the first membership, this node alone, and waits until it leads.
@@ -300,9 +321,22 @@ async fn stores(options: &Options) -> Result<Stores, Error> {
         {
             return Err(Error::Foreign { dir });
         }
+        sync_entries(&dir)?;
         Ok(Stores { database, found })
     };
     blocking(open).await
+}
+
+/// Makes the folders themselves durable: a node that lost its folder in a power cut would seem
+/// pristine and forget its votes.
+fn sync_entries(dir: &Path) -> Result<(), Error> {
+    for dir in [Some(dir), dir.parent()].into_iter().flatten() {
+        let path = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+        std::fs::File::open(path)
+            .and_then(|dir| dir.sync_all())
+            .map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    }
+    Ok(())
 }
 
 /// Refuses a log whose beginning is in no snapshot: openraft would start it on an empty state.

@@ -1,5 +1,7 @@
 //! openraft's storage suite on the real log, and what it leaves out: reopening, long reads.
 
+mod crash;
+
 use std::io;
 use std::path::Path;
 use std::sync::Arc;

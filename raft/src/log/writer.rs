@@ -156,6 +156,14 @@ impl Writer {
     }
 }
 
+impl Drop for Writer {
+    /// Waits for the thread, which has the database open: it must not be closing it while the
+    /// process exits, because RocksDB's own globals are gone by then.
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
 fn run(ops: &Receiver<Op>, mut sink: impl Sink, health: &Health) {
     while let Ok(first) = ops.recv() {
         let mut size = first.size();
