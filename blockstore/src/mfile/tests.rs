@@ -1,5 +1,6 @@
 //! The store in a file, on a disk that crashes and fails.
 
+mod copies;
 mod crash;
 mod open;
 

@@ -207,3 +207,33 @@ fn a_store_in_use_is_not_opened_twice() {
     drop(store);
     assert!(matches!(disk.lock_dir(Path::new(DIR)).unwrap(), DirLock::Held(_)));
 }
+
+#[test]
+fn a_store_on_a_real_disk_is_found_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |capacity_bytes| {
+        let identity = PeerIdentity::open(OsDisk::shared(), dir.path(), PeerId::random()).unwrap();
+        let peer = identity.peer();
+        (Mfile::open(Arc::new(identity), sized(capacity_bytes)).unwrap(), peer)
+    };
+    let size = OPTIONS.capacity_bytes;
+    let (store, peer) = open(size);
+    let bytes = content(1, 1000);
+    store.append(block(1), 0, &bytes).unwrap();
+    store.put(block(2), &bytes).unwrap();
+    store.put(block(3), &bytes).unwrap();
+    store.sync().unwrap();
+    store.delete(block(3)).unwrap();
+    store.sync().unwrap();
+    drop(store);
+    let (store, again) = open(2 * size);
+    assert_eq!(again, peer);
+    assert_eq!(
+        store.list(None, 9),
+        [(block(1), BlockState::Unsettled), (block(2), BlockState::Sealed(Seal::of(&bytes))),]
+    );
+    store.seal(block(1), Seal::of(&bytes)).unwrap();
+    assert_eq!(read(&store, block(1), 1000), bytes);
+    assert_eq!(read(&store, block(2), 1000), bytes);
+    assert_eq!(store.geometry().capacity_blocks, 2 * CAPACITY);
+}
