@@ -26,6 +26,7 @@ use crate::{
 };
 use attempt::Missed;
 use contacts::Contacts;
+pub(crate) use contacts::endpoint;
 
 /// How long a call is repeated.
 const DEADLINE: Duration = Duration::from_secs(10);

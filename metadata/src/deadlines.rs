@@ -72,15 +72,6 @@ impl Deadlines {
         });
         marked.collect()
     }
-
-    /// The end of these sessions could not be decided: they may be prolonged again.
-    pub(crate) fn undecided(&mut self, sessions: &[SessionId]) {
-        for session in sessions {
-            if let Some(deadline) = self.sessions.get_mut(session) {
-                deadline.ending = false;
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -104,8 +95,6 @@ mod tests {
         assert_eq!(deadlines.due(at(2500), 9), [SessionId(1), SessionId(2)]);
         assert_eq!(deadlines.due(at(2500), 9), []);
         assert_eq!(deadlines.heard(SessionId(1), at(2600)), Heard::Ending);
-        deadlines.undecided(&[SessionId(1)]);
-        assert_eq!(deadlines.heard(SessionId(1), at(2600)), Heard::Prolonged);
         deadlines.follow([].iter(), at(2600), Duration::ZERO);
         assert_eq!(deadlines.heard(SessionId(1), at(2600)), Heard::Unknown);
     }

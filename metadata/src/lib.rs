@@ -1,8 +1,12 @@
 //! The metadata of a cluster: one pure state machine, and the services that run it.
 
 #![cfg_attr(
+    not(feature = "raft"),
+    expect(dead_code, reason = "the log, its snapshots and the members are the raft service's")
+)]
+#![cfg_attr(
     not(any(feature = "raft", test)),
-    expect(dead_code, unused_imports, reason = "the log and its snapshots are the raft service's")
+    expect(unused_imports, reason = "as above; tests without the feature use them")
 )]
 
 mod command;
@@ -20,6 +24,7 @@ mod machine;
 
 mod replica;
 
+mod admin;
 mod client;
 mod follow;
 mod requests;
@@ -31,6 +36,10 @@ mod wire;
 #[cfg(test)]
 mod fixtures;
 
+pub use admin::{
+    AdminClient, AdminError, GroupMember, GroupRole, GroupStatus, InitOptions, Initialised,
+    Membership,
+};
 pub use client::Client;
 pub use command::{Answer, Applied, Command, Event, EventKind, Outcome, Query, Response};
 pub use error::{Error, Refusal};

@@ -18,8 +18,9 @@ pub(crate) struct RequestId {
     pub(crate) sequence: u64,
 }
 
-/// A leader's right to end sessions: the log index at which it took it. A new leader takes its own
+/// A leader's right to end sessions: a random number that it drew. A new leader takes its own
 /// before it answers keep-alives, and with that no expiry of an earlier one takes effect any more.
+/// (The term would not do: a term may have several leaders, one after the other.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Tenure(pub(crate) u64);
 
@@ -31,7 +32,7 @@ pub(crate) enum Proposal {
         command: Command,
     },
     /// A new leader has begun to listen to sessions.
-    BeginTenure,
+    BeginTenure(Tenure),
     /// Ends sessions, if `tenure` is still the newest.
     Expire {
         tenure: Tenure,
@@ -66,8 +67,8 @@ impl Machine {
                 self.answered.remember(index, request, response.clone());
                 response
             }
-            Proposal::BeginTenure => {
-                self.tenure = Tenure(index);
+            Proposal::BeginTenure(tenure) => {
+                self.tenure = tenure;
                 self.done()
             }
             Proposal::Expire { tenure, sessions } if tenure == self.tenure => {
@@ -142,15 +143,15 @@ mod tests {
     #[test]
     fn only_the_newest_tenure_ends_sessions() {
         let mut machine = initialised();
-        machine.apply(2, Proposal::BeginTenure).unwrap();
+        machine.apply(2, Proposal::BeginTenure(Tenure(70))).unwrap();
         request(&mut machine, 3, 1).unwrap();
         let sessions: Vec<_> = machine.state.sessions().map(|Session { id, .. }| *id).collect();
-        machine.apply(4, Proposal::BeginTenure).unwrap();
+        machine.apply(4, Proposal::BeginTenure(Tenure(30))).unwrap();
         let expire =
             |tenure| Proposal::Expire { tenure: Tenure(tenure), sessions: sessions.clone() };
-        machine.apply(5, expire(2)).unwrap();
+        machine.apply(5, expire(70)).unwrap();
         assert_eq!(machine.state.sessions().count(), 1);
-        machine.apply(6, expire(4)).unwrap();
+        machine.apply(6, expire(30)).unwrap();
         assert_eq!(machine.state.sessions().count(), 0);
     }
 }

@@ -51,4 +51,5 @@ reasons! {
     20 HEAD_EMPTY "the head" "a checkpoint has at least one block"
     21 VOLUMES_EXHAUSTED "the volume" "every volume ID has been given"
     22 NOT_FOR_CLIENTS "the command" "only the leader gives it"
+    23 TOO_LARGE "the command" "it is larger than an entry of the log may be"
 }

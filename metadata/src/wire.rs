@@ -5,6 +5,7 @@
 //! Decoding checks what the types promise and nothing more; whether a command makes sense is the
 //! state machine's to say.
 
+mod admin;
 mod calls;
 mod changes;
 mod commands;

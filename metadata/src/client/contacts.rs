@@ -90,7 +90,7 @@ impl Contacts {
 }
 
 /// The gRPC endpoint at `HOST:PORT`; `None` if that is no address.
-fn endpoint(address: &str) -> Option<Endpoint> {
+pub(crate) fn endpoint(address: &str) -> Option<Endpoint> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
     let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
     Some(endpoint.http2_keep_alive_interval(PING).keep_alive_timeout(PING_TIMEOUT))

@@ -29,7 +29,7 @@ pub(crate) fn encode_proposal(proposal: Proposal) -> Vec<u8> {
             request: Some(request.into()),
             command: Some(command.into()),
         }),
-        Proposal::BeginTenure => Kind::BeginTenure(proto::Nothing {}),
+        Proposal::BeginTenure(tenure) => Kind::BeginTenure(tenure.0),
         Proposal::Expire { tenure, sessions } => {
             let sessions = sessions.into_iter().map(|session| session.0).collect();
             Kind::Expire(proposal::Expire { tenure: tenure.0, sessions })
@@ -46,7 +46,7 @@ pub(crate) fn decode_proposal(bytes: &[u8]) -> Result<Proposal, Malformed> {
             request: required(request, what)?.try_into()?,
             command: required(command, what)?.try_into()?,
         },
-        Kind::BeginTenure(_) => Proposal::BeginTenure,
+        Kind::BeginTenure(tenure) => Proposal::BeginTenure(Tenure(tenure)),
         Kind::Expire(expire) => Proposal::Expire {
             tenure: Tenure(expire.tenure),
             sessions: expire.sessions.into_iter().map(SessionId).collect(),

@@ -40,7 +40,7 @@ fn golden_log_entries() {
         Proposal::Command { request, command },
         expect!["0a1f0a140a1000000000000000000000000000000102100312075a05080910ac02"],
     );
-    check_proposal(Proposal::BeginTenure, expect!["1200"]);
+    check_proposal(Proposal::BeginTenure(Tenure(6)), expect!["1006"]);
     let sessions = vec![SessionId(1), SessionId(2)];
     check_proposal(Proposal::Expire { tenure: Tenure(5), sessions }, expect!["1a06080512020102"]);
 }
@@ -55,7 +55,7 @@ fn a_log_entry_of_a_later_version_is_refused() {
 
 #[test]
 fn every_reason_keeps_its_number() {
-    for number in 0..=22 {
+    for number in 0..=23 {
         let refusal = Refusal::from_reason(number);
         let there: Response = Err(refusal.clone());
         assert_eq!(decode_response(&encode_response(there)), Ok(Err(refusal.clone())));
@@ -358,7 +358,7 @@ fn example() -> Machine {
         let request = RequestId { client: u128::from(index % 3), sequence: index };
         machine.apply(index, Proposal::Command { request, command }).unwrap();
     }
-    machine.apply(20, Proposal::BeginTenure).unwrap();
+    machine.apply(20, Proposal::BeginTenure(Tenure(6))).unwrap();
     machine
 }
 

@@ -1,0 +1,88 @@
+//! Forming and changing the group of members, as `torusctl` and the daemons ask for it.
+
+mod client;
+mod error;
+
+use torus_blockstore::BlockSpec;
+use uuid::Uuid;
+
+use crate::{NodeId, Revision, RingKind};
+
+pub use client::AdminClient;
+pub use error::AdminError;
+pub(crate) use error::{Applicant, Denied};
+
+/// What `init` decides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InitOptions {
+    /// Bytes in a block: a power of two from 64 KiB to 64 MiB.
+    pub block_size: u32,
+    /// The block spec of new volumes.
+    pub block_spec: BlockSpec,
+    /// How many peers hold each block, 1 to 16.
+    pub replication: u32,
+    /// The kind of the first ring, which has no members yet; not [`RingKind::Single`].
+    pub ring: RingKind,
+}
+
+/// A cluster that has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Initialised {
+    pub cluster: Uuid,
+    /// Daemons that are registered in it: the first one and those that were waiting to join it.
+    pub peers: u32,
+}
+
+/// A place in the Raft group of a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Membership {
+    pub cluster: Uuid,
+    pub node: NodeId,
+}
+
+/// What a member does in the group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum GroupRole {
+    Voter,
+    /// Receives the log and has no vote.
+    Learner,
+}
+
+/// One member of the Raft group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupMember {
+    pub node: NodeId,
+    pub address: String,
+    pub role: GroupRole,
+    /// It leads, as far as the answering member knows.
+    pub leader: bool,
+    /// The newest log entry that it is known to have. `None` unless the leader answered.
+    pub matched: Option<u64>,
+}
+
+/// The group as one member sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupStatus {
+    pub cluster: Uuid,
+    /// The member that answered.
+    pub node: NodeId,
+    pub term: u64,
+    /// Index of its last log entry, and of the last that it has applied.
+    pub last_log: u64,
+    pub applied: u64,
+    /// Index of the last entry in its snapshot; 0 when it has none.
+    pub snapshot: u64,
+    pub revision: Revision,
+    pub sessions: u64,
+    /// Sorted by node.
+    pub members: Vec<GroupMember>,
+    /// A change of the voters has begun and not ended.
+    pub joint: bool,
+}
+
+impl GroupStatus {
+    /// The member that leads, if one is known.
+    pub fn leader(&self) -> Option<&GroupMember> {
+        self.members.iter().find(|member| member.leader)
+    }
+}

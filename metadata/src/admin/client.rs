@@ -1,0 +1,278 @@
+//! Asks daemons to form or change the group.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tonic::Status;
+use tonic::transport::Channel;
+
+use super::{AdminError, Applicant, Denied, GroupStatus, InitOptions, Initialised, Membership};
+use crate::client::endpoint;
+use crate::wire::proto::admin_client::AdminClient as Stub;
+use crate::wire::{Failure, Malformed, proto};
+use crate::{NodeId, Refusal};
+
+/// How long a call goes on looking for the leader.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// How long one daemon may take; a change of the voters needs some rounds of the group.
+const ATTEMPT: Duration = Duration::from_secs(20);
+/// How long one daemon may take to say how it is.
+const STATUS_ATTEMPT: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A client of the daemons' administration.
+#[derive(Clone, Debug)]
+pub struct AdminClient {
+    addresses: Vec<String>,
+}
+
+impl AdminClient {
+    /// A client that knows the daemons at these addresses, each `HOST:PORT`.
+    pub fn new(addresses: impl IntoIterator<Item = String>) -> Self {
+        Self { addresses: addresses.into_iter().collect() }
+    }
+
+    /// As [`new`](Self::new), from a comma-separated list.
+    pub fn parse(addresses: &str) -> Self {
+        let parts = addresses.split(',').map(str::trim).filter(|part| !part.is_empty());
+        Self::new(parts.map(str::to_owned))
+    }
+
+    /// Begins a cluster on the first of the daemons that answers. Returns when the daemons that
+    /// were waiting to join it are in, or after 15 s.
+    pub async fn init(&self, options: InitOptions) -> Result<Initialised, AdminError> {
+        // One of the others may belong to a cluster; then another must not begin beside it.
+        for address in &self.addresses {
+            if let Ok(Ok(_)) = status_of(address).await {
+                return Err(Refusal::AlreadyInitialised.into());
+            }
+        }
+        let mut silent = Silent::default();
+        for address in &self.addresses {
+            match init_at(address, options.clone()).await {
+                Ok(Err(Denied::AlreadyMember(_))) => {
+                    return Err(Refusal::AlreadyInitialised.into());
+                }
+                Ok(result) => return result.map_err(|denied| denied.at(address)),
+                Err(missed) => silent.note(address, missed)?,
+            }
+        }
+        Err(silent.error())
+    }
+
+    /// The group as its leader sees it, or else as a member does that answers.
+    pub async fn status(&self) -> Result<GroupStatus, AdminError> {
+        let mut silent = Silent::default();
+        let mut denied = None;
+        for address in &self.addresses {
+            match status_of(address).await {
+                Ok(Ok(status)) => {
+                    let leader = status.leader().filter(|leader| leader.node != status.node);
+                    if let Some(leader) = leader
+                        && let Ok(Ok(better)) = status_of(&leader.address).await
+                    {
+                        return Ok(better);
+                    }
+                    return Ok(status);
+                }
+                Ok(Err(said)) => denied = Some(said.at(address)),
+                Err(missed) => silent.note(address, missed)?,
+            }
+        }
+        Err(denied.unwrap_or_else(|| silent.error()))
+    }
+
+    /// Has the daemon at `address`, which waits, join the cluster.
+    pub async fn invite(&self, address: &str) -> Result<Membership, AdminError> {
+        self.lead(Request::Invite(address.to_owned())).await
+    }
+
+    /// Removes a member from the group. The daemon itself should be stopped afterwards.
+    pub async fn remove_member(&self, node: NodeId) -> Result<(), AdminError> {
+        self.lead(Request::Remove(node)).await.map(|_| ())
+    }
+
+    /// Hands the leadership to a voter, to the best placed one if none is named; returns the
+    /// member that handed it over.
+    pub async fn transfer_leader(&self, to: Option<NodeId>) -> Result<Membership, AdminError> {
+        self.lead(Request::Transfer(to)).await
+    }
+
+    /// Asks for a place in the group.
+    pub(crate) async fn join(&self, applicant: Applicant) -> Result<Membership, AdminError> {
+        self.lead(Request::Join(applicant)).await
+    }
+
+    /// Asks one daemon to join the cluster of `members`. `None`: it does not answer.
+    pub(crate) async fn join_cluster(
+        address: &str,
+        members: Vec<String>,
+    ) -> Option<Result<Membership, Denied>> {
+        send(address, &Request::JoinCluster(members)).await.ok()
+    }
+
+    /// How one daemon is; `None` if it does not answer or belongs to no group.
+    pub(crate) async fn status_of(address: &str) -> Option<GroupStatus> {
+        status_of(address).await.ok()?.ok()
+    }
+
+    /// Asks the daemons, and whom they name, until the leader has answered.
+    async fn lead(&self, request: Request) -> Result<Membership, AdminError> {
+        let end = now() + DEADLINE;
+        loop {
+            let mut silent = Silent::default();
+            let mut uninitialised = None;
+            let mut asked = BTreeSet::new();
+            let mut queue: Vec<String> = self.addresses.iter().rev().cloned().collect();
+            while let Some(address) = queue.pop() {
+                if !asked.insert(address.clone()) {
+                    continue;
+                }
+                match send(&address, &request).await {
+                    Ok(Err(Denied::Failure(Failure::NotLeader { leader }))) => {
+                        silent.tried.push(address);
+                        silent.leaderless = true;
+                        queue.extend(leader);
+                    }
+                    Ok(Err(Denied::Failure(Failure::NotInitialised))) => {
+                        uninitialised = Some(address);
+                    }
+                    Ok(Err(Denied::Failure(Failure::Unavailable))) => {
+                        silent.tried.push(address);
+                        silent.leaderless = true;
+                    }
+                    Ok(result) => return result.map_err(|denied| denied.at(&address)),
+                    Err(missed) => silent.note(&address, missed)?,
+                }
+            }
+            match uninitialised {
+                Some(address) if !silent.leaderless => {
+                    return Err(AdminError::NotInitialised { address });
+                }
+                // Where nobody can be reached the user learns it at once; an election is waited for.
+                _ if !silent.leaderless || now() >= end => return Err(silent.error()),
+                _ => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    }
+}
+
+/// A request that is the leader's to carry out, or whose answer is a place in the group.
+enum Request {
+    Join(Applicant),
+    Invite(String),
+    JoinCluster(Vec<String>),
+    Remove(NodeId),
+    Transfer(Option<NodeId>),
+}
+
+/// Why a daemon gave no answer.
+enum Missed {
+    Status(Box<Status>),
+    Timeout,
+    Malformed(Malformed),
+    Address,
+}
+
+impl From<Status> for Missed {
+    fn from(status: Status) -> Self {
+        Self::Status(Box::new(status))
+    }
+}
+
+impl From<Malformed> for Missed {
+    fn from(malformed: Malformed) -> Self {
+        Self::Malformed(malformed)
+    }
+}
+
+/// The daemons that gave no answer.
+#[derive(Default)]
+struct Silent {
+    tried: Vec<String>,
+    source: Option<Status>,
+    /// A member answered, but nobody leads.
+    leaderless: bool,
+}
+
+impl Silent {
+    fn note(&mut self, address: &str, missed: Missed) -> Result<(), AdminError> {
+        match missed {
+            Missed::Status(status) => self.source = Some(*status),
+            Missed::Timeout => {}
+            Missed::Malformed(malformed) => {
+                return Err(AdminError::Protocol { what: malformed.what });
+            }
+            Missed::Address => {
+                return Err(AdminError::Protocol { what: "the address of a daemon" });
+            }
+        }
+        self.tried.push(address.to_owned());
+        Ok(())
+    }
+
+    fn error(self) -> AdminError {
+        let source = self.source.map(Into::into);
+        AdminError::Unavailable { tried: self.tried.join(", "), source }
+    }
+}
+
+async fn init_at(
+    address: &str,
+    options: InitOptions,
+) -> Result<Result<Initialised, Denied>, Missed> {
+    let mut stub = stub(address)?;
+    let reply = within(ATTEMPT, stub.init(proto::InitRequest::from(options))).await?;
+    Ok(reply.try_into()?)
+}
+
+async fn status_of(address: &str) -> Result<Result<GroupStatus, Denied>, Missed> {
+    let mut stub = stub(address)?;
+    let reply = within(STATUS_ATTEMPT, stub.status(proto::Nothing {})).await?;
+    Ok(reply.try_into()?)
+}
+
+async fn send(address: &str, request: &Request) -> Result<Result<Membership, Denied>, Missed> {
+    let mut stub = stub(address)?;
+    let reply = match request {
+        Request::Join(applicant) => {
+            within(ATTEMPT, stub.join(proto::JoinRequest::from(applicant.clone()))).await?
+        }
+        Request::Invite(address) => {
+            let request = proto::InviteRequest { address: address.clone() };
+            within(ATTEMPT, stub.invite(request)).await?
+        }
+        Request::JoinCluster(members) => {
+            let request = proto::JoinClusterRequest { members: members.clone() };
+            within(ATTEMPT, stub.join_cluster(request)).await?
+        }
+        Request::Remove(node) => {
+            let request = proto::RemoveMemberRequest { node: node.0 };
+            within(ATTEMPT, stub.remove_member(request)).await?
+        }
+        Request::Transfer(to) => {
+            let request = proto::TransferLeaderRequest { node: to.map(|node| node.0) };
+            within(ATTEMPT, stub.transfer_leader(request)).await?
+        }
+    };
+    Ok(reply.try_into()?)
+}
+
+async fn within<T>(
+    patience: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Missed> {
+    match tokio::time::timeout(patience, call).await {
+        Ok(reply) => Ok(reply?.into_inner()),
+        Err(_) => Err(Missed::Timeout),
+    }
+}
+
+fn stub(address: &str) -> Result<Stub<Channel>, Missed> {
+    Ok(Stub::new(endpoint(address).ok_or(Missed::Address)?.connect_lazy()))
+}
+
+fn now() -> Instant {
+    Instant::now()
+}

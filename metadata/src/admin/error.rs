@@ -1,0 +1,89 @@
+//! What goes wrong when the group is formed or changed.
+
+use torus_blockstore::PeerId;
+use uuid::Uuid;
+
+use crate::wire::Failure;
+use crate::{NodeId, Refusal};
+
+/// A failed call of a daemon's administration.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdminError {
+    /// No daemon answered, or the group has no leader; waiting may help.
+    #[error("the daemon at {tried} does not answer")]
+    Unavailable {
+        tried: String,
+        #[source]
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
+    /// The daemon waits to be initialised or to join a cluster.
+    #[error("the daemon at {address} is not part of a cluster yet; run 'torusctl init'")]
+    NotInitialised { address: String },
+    #[error("the daemon at {address} belongs to cluster {cluster} already")]
+    AlreadyMember { address: String, cluster: Uuid },
+    /// The daemon was told to join another cluster, so it cannot begin one.
+    #[error("the daemon at {address} is joining the cluster of {members}")]
+    Joining { address: String, members: String },
+    #[error("there is no member {0} in the group")]
+    NoSuchMember(NodeId),
+    #[error("member {0} has no vote, so it cannot lead")]
+    NotAVoter(NodeId),
+    #[error("the group would have no voter left")]
+    LastVoter,
+    /// The daemon that was to be invited is down or elsewhere.
+    #[error("the daemon at {address} cannot be reached by the cluster")]
+    Unreachable { address: String },
+    /// The state machine's answer.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// An answer that this version does not understand.
+    #[error("the daemon sent an answer that this version does not understand: {what}")]
+    Protocol { what: &'static str },
+}
+
+/// Why a daemon did not do what it was asked, as it says it itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Denied {
+    Failure(Failure),
+    Refused(Refusal),
+    AlreadyMember(Uuid),
+    Joining(String),
+    NoSuchMember(NodeId),
+    NotAVoter(NodeId),
+    LastVoter,
+    Unreachable(String),
+}
+
+impl From<Failure> for Denied {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+impl Denied {
+    /// The error for the caller of the daemon at `address`.
+    pub(super) fn at(self, address: &str) -> AdminError {
+        let address = address.to_owned();
+        match self {
+            Self::Failure(Failure::NotInitialised) => AdminError::NotInitialised { address },
+            Self::Failure(Failure::NotLeader { .. } | Failure::Unavailable) => {
+                AdminError::Unavailable { tried: address, source: None }
+            }
+            Self::Refused(refusal) => AdminError::Refused(refusal),
+            Self::AlreadyMember(cluster) => AdminError::AlreadyMember { address, cluster },
+            Self::Joining(members) => AdminError::Joining { address, members },
+            Self::NoSuchMember(node) => AdminError::NoSuchMember(node),
+            Self::NotAVoter(node) => AdminError::NotAVoter(node),
+            Self::LastVoter => AdminError::LastVoter,
+            Self::Unreachable(address) => AdminError::Unreachable { address },
+        }
+    }
+}
+
+/// A daemon's request to be taken in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Applicant {
+    pub(crate) peer: PeerId,
+    pub(crate) address: String,
+}

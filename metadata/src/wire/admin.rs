@@ -1,0 +1,292 @@
+//! The calls that form and change the group.
+
+use uuid::Uuid;
+
+use super::proto::admin_failure::Kind;
+use super::{Malformed, all, peer_id, proto, required};
+use crate::admin::{
+    Applicant, Denied, GroupMember, GroupRole, GroupStatus, InitOptions, Initialised, Membership,
+};
+use crate::wire::kept::block_spec;
+use crate::{NodeId, Revision};
+
+impl From<Denied> for proto::AdminFailure {
+    fn from(denied: Denied) -> Self {
+        let kind = match denied {
+            Denied::Failure(failure) => Kind::Failure(failure.into()),
+            Denied::Refused(refusal) => Kind::Refusal(refusal.into()),
+            Denied::AlreadyMember(cluster) => Kind::AlreadyMember(cluster.as_bytes().to_vec()),
+            Denied::Joining(members) => Kind::Joining(members),
+            Denied::NoSuchMember(node) => Kind::NoSuchMember(node.0),
+            Denied::NotAVoter(node) => Kind::NotAVoter(node.0),
+            Denied::LastVoter => Kind::LastVoter(proto::Nothing {}),
+            Denied::Unreachable(address) => Kind::Unreachable(address),
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+impl TryFrom<proto::AdminFailure> for Denied {
+    type Error = Malformed;
+
+    fn try_from(failure: proto::AdminFailure) -> Result<Self, Malformed> {
+        Ok(match required(failure.kind, "a failure")? {
+            Kind::Failure(failure) => Self::Failure(failure.try_into()?),
+            Kind::Refusal(refusal) => Self::Refused(refusal.try_into()?),
+            Kind::AlreadyMember(cluster) => Self::AlreadyMember(cluster_id(&cluster)?),
+            Kind::Joining(members) => Self::Joining(members),
+            Kind::NoSuchMember(node) => Self::NoSuchMember(NodeId(node)),
+            Kind::NotAVoter(node) => Self::NotAVoter(NodeId(node)),
+            Kind::LastVoter(_) => Self::LastVoter,
+            Kind::Unreachable(address) => Self::Unreachable(address),
+        })
+    }
+}
+
+impl From<InitOptions> for proto::InitRequest {
+    fn from(options: InitOptions) -> Self {
+        Self {
+            block_size: options.block_size,
+            block_spec: options.block_spec.to_string(),
+            replication: options.replication,
+            ring_kind: proto::RingKind::from(options.ring).into(),
+        }
+    }
+}
+
+impl TryFrom<proto::InitRequest> for InitOptions {
+    type Error = Malformed;
+
+    fn try_from(request: proto::InitRequest) -> Result<Self, Malformed> {
+        Ok(Self {
+            block_size: request.block_size,
+            block_spec: block_spec(&request.block_spec)?,
+            replication: request.replication,
+            ring: request.ring_kind().try_into()?,
+        })
+    }
+}
+
+impl From<Result<Initialised, Denied>> for proto::InitReply {
+    fn from(result: Result<Initialised, Denied>) -> Self {
+        use proto::init_reply::{self, Kind};
+        let kind = match result {
+            Ok(Initialised { cluster, peers }) => Kind::Initialised(init_reply::Initialised {
+                cluster: cluster.as_bytes().to_vec(),
+                peers,
+            }),
+            Err(denied) => Kind::Failure(denied.into()),
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+impl TryFrom<proto::InitReply> for Result<Initialised, Denied> {
+    type Error = Malformed;
+
+    fn try_from(reply: proto::InitReply) -> Result<Self, Malformed> {
+        use proto::init_reply::Kind;
+        Ok(match required(reply.kind, "the answer to init")? {
+            Kind::Initialised(done) => {
+                Ok(Initialised { cluster: cluster_id(&done.cluster)?, peers: done.peers })
+            }
+            Kind::Failure(failure) => Err(failure.try_into()?),
+        })
+    }
+}
+
+impl From<Applicant> for proto::JoinRequest {
+    fn from(applicant: Applicant) -> Self {
+        Self { peer: applicant.peer.encode().to_vec(), address: applicant.address }
+    }
+}
+
+impl TryFrom<proto::JoinRequest> for Applicant {
+    type Error = Malformed;
+
+    fn try_from(request: proto::JoinRequest) -> Result<Self, Malformed> {
+        Ok(Self { peer: peer_id(&request.peer)?, address: request.address })
+    }
+}
+
+impl From<Result<Membership, Denied>> for proto::NodeReply {
+    fn from(result: Result<Membership, Denied>) -> Self {
+        use proto::node_reply::{self, Kind};
+        let kind = match result {
+            Ok(Membership { cluster, node }) => {
+                let cluster = cluster.as_bytes().to_vec();
+                Kind::Node(node_reply::Node { cluster, node: node.0 })
+            }
+            Err(denied) => Kind::Failure(denied.into()),
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+impl TryFrom<proto::NodeReply> for Result<Membership, Denied> {
+    type Error = Malformed;
+
+    fn try_from(reply: proto::NodeReply) -> Result<Self, Malformed> {
+        use proto::node_reply::Kind;
+        Ok(match required(reply.kind, "the answer of a member")? {
+            Kind::Node(place) => {
+                Ok(Membership { cluster: cluster_id(&place.cluster)?, node: NodeId(place.node) })
+            }
+            Kind::Failure(failure) => Err(failure.try_into()?),
+        })
+    }
+}
+
+impl From<GroupMember> for proto::Member {
+    fn from(member: GroupMember) -> Self {
+        let role = match member.role {
+            GroupRole::Voter => proto::Role::Voter,
+            GroupRole::Learner => proto::Role::Learner,
+        };
+        Self {
+            node: member.node.0,
+            address: member.address,
+            role: role.into(),
+            leader: member.leader,
+            matched: member.matched,
+        }
+    }
+}
+
+impl TryFrom<proto::Member> for GroupMember {
+    type Error = Malformed;
+
+    fn try_from(member: proto::Member) -> Result<Self, Malformed> {
+        let role = match member.role() {
+            proto::Role::Voter => GroupRole::Voter,
+            proto::Role::Learner => GroupRole::Learner,
+            proto::Role::Unspecified => return Err(Malformed { what: "a member's role" }),
+        };
+        Ok(Self {
+            node: NodeId(member.node),
+            address: member.address,
+            role,
+            leader: member.leader,
+            matched: member.matched,
+        })
+    }
+}
+
+impl From<Result<GroupStatus, Denied>> for proto::StatusReply {
+    fn from(result: Result<GroupStatus, Denied>) -> Self {
+        use proto::status_reply::{self, Kind};
+        let kind = match result {
+            Ok(status) => Kind::Status(status_reply::Status {
+                cluster: status.cluster.as_bytes().to_vec(),
+                node: status.node.0,
+                term: status.term,
+                last_log: status.last_log,
+                applied: status.applied,
+                snapshot: status.snapshot,
+                revision: status.revision.0,
+                sessions: status.sessions,
+                members: status.members.into_iter().map(Into::into).collect(),
+                joint: status.joint,
+            }),
+            Err(denied) => Kind::Failure(denied.into()),
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+impl TryFrom<proto::StatusReply> for Result<GroupStatus, Denied> {
+    type Error = Malformed;
+
+    fn try_from(reply: proto::StatusReply) -> Result<Self, Malformed> {
+        use proto::status_reply::Kind;
+        Ok(match required(reply.kind, "a member's status")? {
+            Kind::Status(status) => Ok(GroupStatus {
+                cluster: cluster_id(&status.cluster)?,
+                node: NodeId(status.node),
+                term: status.term,
+                last_log: status.last_log,
+                applied: status.applied,
+                snapshot: status.snapshot,
+                revision: Revision(status.revision),
+                sessions: status.sessions,
+                members: all(status.members)?,
+                joint: status.joint,
+            }),
+            Kind::Failure(failure) => Err(failure.try_into()?),
+        })
+    }
+}
+
+fn cluster_id(bytes: &[u8]) -> Result<Uuid, Malformed> {
+    Uuid::from_slice(bytes).map_err(|_| Malformed { what: "a cluster's name" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Failure;
+    use crate::{Refusal, RingKind, fixtures};
+
+    #[test]
+    fn init_round_trips() {
+        let options = InitOptions {
+            block_size: 1 << 16,
+            block_spec: "crc".parse().unwrap(),
+            replication: 3,
+            ring: RingKind::Empty,
+        };
+        assert_eq!(proto::InitRequest::from(options.clone()).try_into(), Ok(options));
+        let done = Ok(Initialised { cluster: Uuid::from_u128(7), peers: 3 });
+        assert_eq!(proto::InitReply::from(done.clone()).try_into(), Ok(done));
+    }
+
+    #[test]
+    fn every_denial_round_trips() {
+        let denials = [
+            Denied::Failure(Failure::NotInitialised),
+            Denied::Failure(Failure::Unavailable),
+            Denied::Failure(Failure::NotLeader { leader: None }),
+            Denied::Failure(Failure::NotLeader { leader: Some("a:1".to_owned()) }),
+            Denied::Refused(Refusal::AlreadyInitialised),
+            Denied::AlreadyMember(Uuid::from_u128(7)),
+            Denied::Joining("a:1".to_owned()),
+            Denied::NoSuchMember(NodeId(3)),
+            Denied::NotAVoter(NodeId(3)),
+            Denied::LastVoter,
+            Denied::Unreachable("b:2".to_owned()),
+        ];
+        for denied in denials {
+            let reply: Result<Membership, Denied> = Err(denied);
+            assert_eq!(proto::NodeReply::from(reply.clone()).try_into(), Ok(reply));
+        }
+    }
+
+    #[test]
+    fn status_and_applicants_round_trip() {
+        let member = GroupMember {
+            node: NodeId(1),
+            address: "a:1".to_owned(),
+            role: GroupRole::Voter,
+            leader: true,
+            matched: Some(0),
+        };
+        let learner = GroupMember { role: GroupRole::Learner, matched: None, ..member.clone() };
+        let status = Ok(GroupStatus {
+            cluster: Uuid::from_u128(7),
+            node: NodeId(1),
+            term: 2,
+            last_log: 3,
+            applied: 4,
+            snapshot: 5,
+            revision: Revision(6),
+            sessions: 8,
+            members: vec![member, learner],
+            joint: true,
+        });
+        assert_eq!(proto::StatusReply::from(status.clone()).try_into(), Ok(status));
+        let applicant = Applicant { peer: fixtures::peer_id(5), address: "c:3".to_owned() };
+        assert_eq!(proto::JoinRequest::from(applicant.clone()).try_into(), Ok(applicant));
+        let place = Ok(Membership { cluster: Uuid::from_u128(7), node: NodeId(9) });
+        assert_eq!(proto::NodeReply::from(place.clone()).try_into(), Ok(place));
+    }
+}
