@@ -26,6 +26,9 @@ mod listener;
 pub mod memory;
 mod server;
 
+pub mod kernel;
+mod netlink;
+
 pub use error::{Errno, ExportError, OpenError};
 pub use export::{Export, ExportInfo, Exports, Extent, ReadData, ReadPiece};
 pub use listener::{ListenError, Listener};
