@@ -3,6 +3,11 @@
 //! [`open`] takes a volume's lock, recovers it, and hands out a [`Volume`], which a task of its own
 //! serves. What a flush acknowledged survives the loss of all but one of the peers that held it.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "offsets in a block, pages of a record and lengths of requests are bounded where they arise"
+)]
+
 mod checkpoint;
 mod error;
 mod extent;

@@ -364,7 +364,7 @@ impl OpenBlock {
         let header_unit = (self.length / UNIT) as u16;
         let mut offset = self.length + header.len() as u32;
         for extent in &batch.extents {
-            let location = (extent.kind == ExtentKind::Data).then(|| Location {
+            let location = (extent.kind == ExtentKind::Data).then_some(Location {
                 block: self.number,
                 offset: (offset / UNIT) as u16,
                 header: header_unit,

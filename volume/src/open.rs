@@ -83,7 +83,7 @@ async fn lock_and_start(
     let plan = WindowPlan { first: BlockIndex(0), after: None, avoid: Default::default() };
     let allotment = context.clone().open_window(plan).await?;
     let head = first_head(&volume, context.identity);
-    let uncovered = replayed || tail.is_some();
+    let uncovered = replayed || tail.is_some() || volume.head.is_none();
     if !uncovered {
         context.commit_head(head.clone()).await?;
     }
@@ -140,7 +140,7 @@ async fn lock(
     }
 }
 
-/// The head with which a generation begins: the checkpoint is still the former one.
+/// The head with which a generation begins: the checkpoint is still the former one, if there is one.
 fn first_head(volume: &Metadata, identity: Identity) -> Head {
     let position = LogPosition { inode: identity.inode, block: BlockIndex(0), offset: 0 };
     let (inode, blocks) =

@@ -62,7 +62,7 @@ impl StoredRun {
     }
 
     /// The pages, if their block is in memory.
-    pub(crate) fn from_log(&self, log: &Log) -> Option<Vec<Bytes>> {
+    pub(crate) fn in_log(&self, log: &Log) -> Option<Vec<Bytes>> {
         let (mut at, end) = (self.offset, self.offset + self.count * PAGE);
         let mut pieces = Vec::new();
         while at < end {

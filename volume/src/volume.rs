@@ -176,3 +176,8 @@ impl Volume {
 fn zeroes(length: u64) -> Bytes {
     BytesMut::zeroed(length as usize).freeze()
 }
+
+#[cfg(test)]
+mod pool;
+#[cfg(test)]
+mod tests;

@@ -80,9 +80,6 @@ struct Recovery<'a> {
 
 impl Recovery<'_> {
     async fn load(&self) -> Result<(Map, Stored), OpenError> {
-        if self.head.blocks == 0 {
-            return Ok(Default::default());
-        }
         let inode = INodeRef { volume: self.volume.id, inode: self.head.inode };
         loop {
             match load(&self.context.pool, inode).await {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use torus_blockstore::{
     BlockIndex, BlockKind, BlockPool, BlockRef, CutOff, INodeIndex, INodeRef, PeerId, Placement,
+    Seal,
 };
 use torus_metadata::{
     Answer, Command, Error as MetadataError, Head, LogPosition, MetadataService, Outcome, Query,
@@ -68,13 +69,7 @@ impl Context {
         mut plan: WindowPlan,
     ) -> Result<Allotment, Error> {
         for block in &blocks {
-            while !self.seal_somewhere(block, &mut plan.avoid).await? {
-                tracing::warn!(
-                    volume = %self.identity.volume, block = %block.block,
-                    "writes wait: too few peers answer to keep the block"
-                );
-                tokio::time::sleep(RETRY).await;
-            }
+            self.keep_block(block, &mut plan.avoid).await?;
         }
         self.open_window(plan).await
     }
@@ -96,7 +91,9 @@ impl Context {
                 inode: inode.inode,
                 index: BlockIndex(index as u64),
             };
-            self.put(block, data).await?;
+            let seal = Seal { length: data.len() as u32, crc: crc32fast::hash(&data) };
+            let content = BlockContent { block, peers: Vec::new(), seal, data: vec![data] };
+            self.keep_block(&content, &mut BTreeSet::new()).await?;
         }
         self.commit_head(head).await
     }
@@ -223,22 +220,33 @@ impl Context {
         }
     }
 
-    /// Seals a block on enough peers of a placement without those in `avoid`, to which peers that
-    /// fail are added. `false`: too few; `avoid` is empty again.
-    async fn seal_somewhere(
+    /// Seals a block on a full set of peers, or on as many as there are if they are enough. Peers
+    /// that fail are added to `avoid`; before fewer copies are accepted, those in it are tried once
+    /// more, as they may have come back.
+    async fn keep_block(
         &self,
         block: &BlockContent,
         avoid: &mut BTreeSet<PeerId>,
-    ) -> Result<bool, Error> {
+    ) -> Result<(), Error> {
+        let mut tried_again = false;
         loop {
             let placement = self.place(avoid).await;
-            let Some(wanted) = self.enough_peers_of(block.block, &placement).await else {
+            let wanted = self.enough_peers_of(block.block, &placement).await;
+            let full = wanted.as_ref().is_some_and(|w| w.len() >= self.pool.replication() as usize);
+            if !full && !avoid.is_empty() && !tried_again {
+                tried_again = true;
                 avoid.clear();
-                return Ok(false);
+                continue;
+            }
+            let Some(wanted) = wanted else {
+                tried_again = false;
+                avoid.clear();
+                tokio::time::sleep(RETRY).await;
+                continue;
             };
             let failed = self.seal_on(block, &wanted).await?;
             if failed.is_empty() {
-                return Ok(true);
+                return Ok(());
             }
             avoid.extend(failed);
         }
@@ -269,24 +277,6 @@ impl Context {
             Ok(()) => Ok(Vec::new()),
             Err(CutOff::Lost { failed }) => Ok(failed),
             Err(CutOff::Fenced { newest }) => Err(Error::TakenOver { newest }),
-        }
-    }
-
-    /// Stores a whole block on a full set of peers that answer.
-    async fn put(&self, block: BlockRef, data: Bytes) -> Result<(), Error> {
-        let mut avoid = BTreeSet::new();
-        loop {
-            let placement = self.place(&mut avoid).await;
-            let Some(peers) = self.enough_peers_of(block, &placement).await else {
-                avoid.clear();
-                tokio::time::sleep(RETRY).await;
-                continue;
-            };
-            match self.pool.put(peers, block, self.identity.epoch, data.clone()).await {
-                Ok(()) => return Ok(()),
-                Err(CutOff::Lost { failed }) => avoid.extend(failed),
-                Err(CutOff::Fenced { newest }) => return Err(Error::TakenOver { newest }),
-            }
         }
     }
 

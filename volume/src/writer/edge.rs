@@ -27,10 +27,10 @@ impl Unaligned {
     fn edges(&self) -> Vec<u64> {
         let page = u64::from(PAGE);
         let mut edges = Vec::new();
-        if self.offset % page != 0 {
+        if !self.offset.is_multiple_of(page) {
             edges.push(self.offset / page);
         }
-        if self.end() % page != 0 && edges.first() != Some(&(self.end() / page)) {
+        if !self.end().is_multiple_of(page) && edges.first() != Some(&(self.end() / page)) {
             edges.push(self.end() / page);
         }
         edges

@@ -226,7 +226,7 @@ impl Writer {
                     )
                 };
                 let stored = read::StoredRun::new(self.identity.volume, entry, location, run.count);
-                match stored.from_log(&self.log) {
+                match stored.in_log(&self.log) {
                     Some(here) => pieces.extend(here.into_iter().map(Piece::Here)),
                     None => pieces.push(Piece::Stored(stored)),
                 }
