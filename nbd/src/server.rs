@@ -18,7 +18,7 @@ use crate::error::Chain;
 use crate::listener::{Connection, Listener};
 use crate::negotiate::{Negotiated, negotiate};
 use crate::reservation::Budget;
-use crate::transmission::{End, Surroundings, transmit};
+use crate::transmission::{End, Late, Surroundings, transmit};
 use crate::{Export, Exports};
 
 /// How long the server keeps reading, and throwing away, after it said its last word: closing at
@@ -118,7 +118,8 @@ impl Server {
 
     /// Serves one export on a connection without a handshake, as the kernel's client wants it:
     /// simple replies, and the flags that it was given at the attach. Returns when the client is
-    /// gone, or after `shutdown` as [`serve`](Self::serve) does; the export is closed.
+    /// gone, or after `shutdown` with the requests in flight answered; the export is closed.
+    /// Requests that arrive after `shutdown` are left to the client's next connection.
     pub async fn serve_stream<S>(
         stream: S,
         export: Arc<dyn Export>,
@@ -128,8 +129,14 @@ impl Server {
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
         let terms = Terms::new(&export.info(), false, false);
-        let budget = Budget::new(options.max_payload_bytes);
-        serve_requests(stream, BytesMut::new(), export, terms, &shutdown, budget, &options).await;
+        let surroundings = Surroundings {
+            shutdown: &shutdown,
+            budget: Budget::new(options.max_payload_bytes),
+            stall: options.stall_timeout,
+            drain: options.drain_timeout,
+            late: Late::Ignored,
+        };
+        serve_requests(stream, BytesMut::new(), export, terms, surroundings).await;
     }
 }
 
@@ -169,9 +176,14 @@ impl Served {
             Ok(Negotiated { export, agreement, input }) => {
                 let terms =
                     Terms::new(&agreement.info, agreement.structured, agreement.block_status);
-                let Self { shutdown, options, budget, .. } = &self;
-                serve_requests(stream, input, export, terms, shutdown, budget.clone(), options)
-                    .await;
+                let surroundings = Surroundings {
+                    shutdown: &self.shutdown,
+                    budget: self.budget.clone(),
+                    stall: self.options.stall_timeout,
+                    drain: self.options.drain_timeout,
+                    late: Late::Refused,
+                };
+                serve_requests(stream, input, export, terms, surroundings).await;
             }
             Err(error) => {
                 debug!(error = %Chain(&error), "no handshake");
@@ -186,18 +198,10 @@ async fn serve_requests<S>(
     input: BytesMut,
     export: Arc<dyn Export>,
     terms: Terms,
-    shutdown: &CancellationToken,
-    budget: Budget,
-    options: &ServerOptions,
+    surroundings: Surroundings<'_>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let surroundings = Surroundings {
-        shutdown,
-        budget,
-        stall: options.stall_timeout,
-        drain: options.drain_timeout,
-    };
     let end = transmit(&mut stream, input, export.as_ref(), terms, surroundings).await;
     match &end {
         End::Disconnected | End::Eof | End::Drained => debug!(%end, "connection ends"),

@@ -55,6 +55,18 @@ pub(crate) struct Surroundings<'e> {
     pub(crate) stall: Duration,
     /// How long requests in flight may take after the shutdown began.
     pub(crate) drain: Duration,
+    /// What becomes of requests that arrive after the shutdown began.
+    pub(crate) late: Late,
+}
+
+/// What becomes of requests that arrive after the shutdown began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Late {
+    /// They are refused with `ESHUTDOWN` (section "Terminating the transmission phase").
+    Refused,
+    /// They are not read. The kernel's client takes every refusal for a bad disk, but repeats what
+    /// had no reply on its next connection.
+    Ignored,
 }
 
 /// How the transmission ended.
@@ -105,6 +117,7 @@ where
         controls: FuturesUnordered::new(),
         stall: surroundings.stall,
         drain: surroundings.drain,
+        late: surroundings.late,
         received: 0,
         sent: 0,
         last_tick: (0, 0),
@@ -155,6 +168,7 @@ struct Transmission<'e, S> {
     controls: FuturesUnordered<BoxFuture<'e, Control>>,
     stall: Duration,
     drain: Duration,
+    late: Late,
     received: u64,
     sent: u64,
     last_tick: (u64, u64),
@@ -201,6 +215,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transmission<'_, S> {
             Control::Shutdown => {
                 self.draining = true;
                 self.stop.store(true, Ordering::Relaxed);
+                if self.late == Late::Ignored {
+                    self.close_intake(End::Drained);
+                }
                 let drain = self.drain;
                 self.controls.push(Box::pin(async move {
                     sleep(drain).await;

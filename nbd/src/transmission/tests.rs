@@ -36,6 +36,10 @@ impl Client {
     }
 
     fn with_pipe(export: Arc<dyn Export>, structured: bool, pipe: usize) -> Self {
+        Self::with_late(export, structured, pipe, Late::Refused)
+    }
+
+    fn with_late(export: Arc<dyn Export>, structured: bool, pipe: usize, late: Late) -> Self {
         let (stream, mut far) = duplex(pipe);
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();
@@ -46,6 +50,7 @@ impl Client {
                 budget: Budget::new(1 << 30),
                 stall: Duration::from_secs(30),
                 drain: Duration::from_secs(30),
+                late,
             };
             transmit(&mut far, BytesMut::new(), export.as_ref(), terms, surroundings).await
         });
@@ -431,6 +436,26 @@ async fn a_shutdown_answers_what_is_in_flight() {
     client.stream.read_exact(&mut refused).await.unwrap();
     assert_eq!(transcript(&refused, 0), "2: simple 108\n");
     gate.open.add_permits(1);
+    check(
+        &client.rest().await,
+        0,
+        &expect![[r#"
+            1: simple 0
+            the server shuts down
+        "#]],
+    );
+}
+
+#[tokio::test]
+async fn a_shutdown_leaves_a_kernel_what_it_may_repeat() {
+    let gate = Gate::new(SIZE);
+    let mut client = Client::with_late(gate.clone(), false, 1 << 20, Late::Ignored);
+    client.write(0, 0, &[7; 512]).await;
+    gate.wait_for(1).await;
+    client.shutdown.cancel();
+    client.write(0, 0, &[8; 512]).await;
+    client.send(CMD_FLUSH, 0, 0, 0).await;
+    gate.open.add_permits(9);
     check(
         &client.rest().await,
         0,
