@@ -29,8 +29,10 @@ pub struct View {
     pub ring: Option<Arc<Placer>>,
     /// The registered peers; `None` until they were read.
     pub peers: Option<BTreeMap<PeerId, Peer>>,
-    /// Counts the events of volumes, to those who asked for them.
-    pub volume_events: u64,
+    /// Counts the changes of volumes, for those who asked for them.
+    pub volume_changes: u64,
+    /// Counts the deletions of volumes, for those who asked for them.
+    pub volume_deletions: u64,
 }
 
 /// Keeps a [`View`] current; ends when dropped.
@@ -120,7 +122,8 @@ async fn list(
         }
         view.peers = Some(peers.into_iter().map(|peer| (peer.id, peer)).collect());
         // What happened to volumes while nobody watched is not known: something may have.
-        view.volume_events += 1;
+        view.volume_changes += 1;
+        view.volume_deletions += 1;
     });
     Ok(revision)
 }
@@ -159,7 +162,8 @@ fn take(view: &mut View, event: &Event) {
         Event::PeerRemoved(id) => {
             view.peers.get_or_insert_default().remove(id);
         }
-        Event::VolumeChanged(_) | Event::VolumeDeleted(_) => view.volume_events += 1,
+        Event::VolumeChanged(_) => view.volume_changes += 1,
+        Event::VolumeDeleted(_) => view.volume_deletions += 1,
         Event::Initialised(_) | Event::SessionOpened(_) | Event::SessionEnded(_) => {}
     }
 }

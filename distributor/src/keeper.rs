@@ -160,12 +160,12 @@ impl Keeper {
     fn put(&self, block: BlockRef, epoch: Epoch, data: &Bytes) -> Result<(Response, Due), Refusal> {
         let _admitted = self.admit(block.volume, epoch)?;
         let _alone = lock(&self.puts);
-        let length = u32::try_from(data.len()).map_err(|_| Refusal::Invalid)?;
-        let seal = Seal { length, crc: crc32fast::hash(data) };
+        if data.len() > self.store.geometry().block_size as usize {
+            return Err(Refusal::Invalid);
+        }
+        let seal = Seal::of(data);
         let kept = match self.store.state(block) {
-            Some(BlockState::Sealed(kept)) => {
-                content::verify(&*self.store, block, kept).is_ok().then_some(kept)
-            }
+            Some(BlockState::Sealed(kept)) if self.is_good(block) => Some(kept),
             _ => None,
         };
         match kept {
@@ -208,20 +208,27 @@ impl Keeper {
     }
 
     fn states(&self, query: &StateQuery) -> Result<Vec<Option<BlockState>>, Refusal> {
+        let bad = if query.verify { self.verify(&query.blocks)? } else { BTreeSet::new() };
+        // From here on the copies stay, or this peer has entered another ring.
         let ring = read(&self.ring);
         if query.ring.is_some_and(|version| version != *ring) {
             return Err(Refusal::OtherRing { current: *ring });
         }
-        let state = |&block: &BlockRef| match self.store.state(block) {
-            Some(BlockState::Sealed(seal))
-                if query.verify && content::verify(&*self.store, block, seal).is_err() =>
-            {
-                self.suspect(block);
-                Some(BlockState::Unsettled)
-            }
-            state => state,
+        let state = |block: &BlockRef| {
+            let state = self.store.state(*block);
+            if bad.contains(block) { state.and(Some(BlockState::Unsettled)) } else { state }
         };
         Ok(query.blocks.iter().map(state).collect())
+    }
+
+    /// The sealed ones among `blocks` whose content is bad; they are noted to be mended. The others
+    /// are durable as they are.
+    fn verify(&self, blocks: &[BlockRef]) -> Result<BTreeSet<BlockRef>, Refusal> {
+        self.sync()?;
+        let bad: BTreeSet<BlockRef> =
+            blocks.iter().copied().filter(|&block| !self.is_good(block)).collect();
+        bad.iter().for_each(|&block| self.suspect(block));
+        Ok(bad)
     }
 
     fn delete(&self, epoch: Epoch, blocks: &[BlockRef]) -> Result<(Response, Due), Refusal> {
@@ -297,7 +304,7 @@ impl Keeper {
         }
     }
 
-    /// Checks a sealed block's content; blocks that are not sealed pass.
+    /// Checks a sealed block's content; what is not sealed, or not here, passes.
     pub(crate) fn is_good(&self, block: BlockRef) -> bool {
         match self.store.state(block) {
             Some(BlockState::Sealed(seal)) => content::verify(&*self.store, block, seal).is_ok(),

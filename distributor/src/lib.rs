@@ -9,6 +9,7 @@ mod peers;
 mod pool;
 mod progress;
 mod protocol;
+mod rebalance;
 mod ring;
 mod server;
 #[cfg(test)]
@@ -22,5 +23,6 @@ pub use peers::{Health, HealthMap, Peers, TcpPeers};
 pub use pool::Distributor;
 pub use protocol::hello::MAGIC;
 pub use protocol::{Request, Response, StateQuery, Status};
+pub use rebalance::Rebalancer;
 pub use ring::Placer;
 pub use server::{Identity, PeerServer, ServeError};

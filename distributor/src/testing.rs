@@ -185,8 +185,12 @@ impl Node {
     }
 
     /// Ends the node's connections and takes no more.
-    pub(crate) fn kill(&mut self) {
-        self.acceptor = None;
+    pub(crate) async fn kill(&mut self) {
+        if let Some(acceptor) = self.acceptor.take() {
+            acceptor.abort();
+            // The port is free when the task is gone.
+            acceptor.await.ok();
+        }
         self.server.shut_down();
     }
 
@@ -236,9 +240,9 @@ impl Cluster {
         };
         metadata.execute(Command::Init { global, ring }).await.unwrap();
         for node in &nodes {
-            register(&*metadata, node).await;
+            register(&metadata, node).await;
         }
-        set_ring(&*metadata, 2, replication, 1..=members).await;
+        set_ring(&metadata, 2, replication, 1..=members).await;
         let service = Arc::clone(&metadata) as Arc<dyn MetadataService>;
         let follower = Follower::start(Arc::clone(&service), Volumes::Ignored);
         let peers = TcpPeers::start(CLUSTER, BLOCK_SIZE, None, follower.view());

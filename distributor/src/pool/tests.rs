@@ -88,7 +88,7 @@ async fn a_peer_killed_while_appending_is_named() {
     let pool = cluster.pool.clone();
     let peers = peers_of_one(&pool).await;
     pool.append(peers.clone(), append(1, 0, b"hello ", true)).await.unwrap();
-    cluster.node_mut(peers[1]).kill();
+    cluster.node_mut(peers[1]).kill().await;
     let cut_off = pool.append(peers.clone(), append(1, 6, b"world", true)).await;
     assert_eq!(cut_off, Err(CutOff::Lost { failed: vec![peers[1]] }));
     eventually("the peer is down", || !pool.peers().is_up(peers[1])).await;
@@ -215,7 +215,7 @@ async fn the_ring_is_followed_after_the_metadata_was_away() {
     let placement = pool.place_now().await.unwrap();
     assert_eq!(pool.peers_of(block(1), placement).await, Ok(peers));
     cluster.metadata.set_reachable(true);
-    set_ring(&*cluster.metadata, 3, 3, [1, 2, 3]).await;
+    set_ring(&cluster.metadata, 3, 3, [1, 2, 3]).await;
     eventually("the ring is followed", || pool.replication() == 3).await;
 }
 
@@ -244,7 +244,7 @@ async fn the_local_peer_is_called_without_a_socket() {
     let (reader, _) =
         pool.read(block(1), ranges(&[(0, 5)]), vec![peer(2)], Vec::new()).await.unwrap();
     assert_eq!(reader, peer(1), "the local copy is the nearest");
-    cluster.nodes[1].kill();
+    cluster.nodes[1].kill().await;
     let status = pool.peers().request(peer(1), Request::Status).await;
     let Ok(Response::Status(status)) = status else { panic!("{status:?}") };
     assert_eq!((status.used_blocks, status.capacity_blocks), (1, 1000));

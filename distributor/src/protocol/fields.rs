@@ -1,13 +1,12 @@
 //! Little-endian fields of a message body, read one after another.
+//!
+//! A block's state is 12 bytes: `u32` kind (0 absent, 1 open, 2 unsettled, 3 sealed), `u32` length,
+//! `u32` CRC; what a kind does not have is 0.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use torus_blockstore::{BlockRef, BlockState, Epoch, Seal, VolumeId};
 
 use crate::FrameError;
-
-/// Encoded size of a block's state: `u32` kind (0 absent, 1 open, 2 unsettled, 3 sealed), `u32`
-/// length, `u32` CRC; what a kind does not have is 0.
-pub(crate) const STATE_LEN: usize = 12;
 
 /// Takes fields off the front of a body; a body that is too short is malformed.
 pub(crate) struct Fields {

@@ -1,0 +1,402 @@
+//! One look at every local block.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::join_all;
+use futures::stream::{self, StreamExt};
+use tokio::time::Instant;
+use torus_blockstore::{BlockRef, BlockState, Epoch, PeerId, Seal};
+use torus_metadata::{Answer, Query};
+
+use super::driver::Surroundings;
+use super::pins::Pins;
+use super::plan::{Known, Own, Step, Verdict, judge};
+use super::repair::{fetch, settle};
+use crate::{Placer, Request, Response, StateQuery};
+
+/// Blocks that are looked at together.
+const BATCH: usize = 512;
+
+/// Blocks that are pushed at the same time.
+const PUSHES: usize = 4;
+
+/// Blocks whose content another peer verifies for one request, well within its time.
+const VERIFIED: usize = 32;
+
+/// What a pass left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Outcome {
+    /// Copies that wait for another peer, or could not be moved.
+    pub(super) left: u64,
+    /// Misplaced copies that stay because they are open or in an open window.
+    pub(super) held_back: u64,
+    pub(super) has_moved: bool,
+    /// The ring changed under it, or the metadata did not answer.
+    pub(super) is_cut_short: bool,
+}
+
+impl Outcome {
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.left > 0 || self.is_cut_short
+    }
+}
+
+pub(super) struct Pass<'a> {
+    around: &'a Surroundings,
+    ring: Arc<Placer>,
+    outcome: Outcome,
+    began: Instant,
+    bytes_before: u64,
+}
+
+/// A sealed local block with its places.
+struct Held {
+    block: BlockRef,
+    seal: Seal,
+    desired: Vec<PeerId>,
+}
+
+impl<'a> Pass<'a> {
+    /// Looks at every block that this node holds, and does for it what can be done now.
+    pub(super) async fn run(around: &'a Surroundings) -> Outcome {
+        let Some(ring) = around.view.borrow().ring.clone() else {
+            return Outcome { is_cut_short: true, ..Outcome::default() };
+        };
+        let bytes_before = around.keeper.progress().bytes_moved();
+        let (outcome, began) = (Outcome::default(), Instant::now());
+        let mut pass = Pass { around, ring, outcome, began, bytes_before };
+        pass.all_blocks().await;
+        let progress = around.keeper.progress();
+        progress.set_unchecked(0);
+        progress.set_rate(0);
+        progress.set_to_move(pass.outcome.left + pass.outcome.held_back);
+        pass.outcome
+    }
+
+    async fn all_blocks(&mut self) {
+        let store = Arc::clone(self.around.keeper.store());
+        let deleted = self.read_pins().await;
+        let mut unchecked = store.used_blocks();
+        let mut after = None;
+        loop {
+            self.around.keeper.progress().set_unchecked(unchecked);
+            let batch = store.list(after, BATCH);
+            let Some(&(last, _)) = batch.last() else { return };
+            after = Some(last);
+            unchecked = unchecked.saturating_sub(batch.len() as u64);
+            self.batch(batch, deleted.as_ref()).await;
+            if !self.is_current() {
+                self.outcome.is_cut_short = true;
+                return;
+            }
+        }
+    }
+
+    /// Whether the ring is still the one that this pass began with.
+    fn is_current(&self) -> bool {
+        let current = self.around.view.borrow().ring.as_ref().map(|ring| ring.version());
+        current == Some(self.ring.version())
+    }
+
+    /// What the metadata says of the volumes now. Without an answer nothing is dropped.
+    async fn read_pins(&mut self) -> Option<Pins> {
+        match self.around.metadata.query(Query::Volumes).await {
+            Ok(Answer::Volumes { volumes, volumes_minted, .. }) => {
+                Some(Pins::new(volumes, volumes_minted))
+            }
+            _ => {
+                self.outcome.is_cut_short = true;
+                None
+            }
+        }
+    }
+
+    async fn batch(&mut self, batch: Vec<(BlockRef, BlockState)>, deleted: Option<&Pins>) {
+        let (dead, living): (Vec<_>, Vec<_>) = batch
+            .into_iter()
+            .partition(|(block, _)| deleted.is_some_and(|pins| pins.is_deleted(block.volume)));
+        self.drop_dead(dead.into_iter().map(|(block, _)| block).collect()).await;
+        let mut held = Vec::new();
+        let mut unsettled = Vec::new();
+        for (block, state) in living {
+            let desired = self.ring.places(&block, &BTreeSet::new());
+            match state {
+                BlockState::Sealed(seal) => held.push(Held { block, seal, desired }),
+                BlockState::Unsettled => unsettled.push(block),
+                BlockState::Open { .. } if desired.contains(&self.around.me) => {}
+                BlockState::Open { .. } => self.outcome.held_back += 1,
+            }
+        }
+        self.settle_own(unsettled).await;
+        let known = self.ask(&held).await;
+        let judged = held.into_iter().map(|held| {
+            let nothing = BTreeMap::new();
+            let known = known.get(&held.block).unwrap_or(&nothing);
+            let verdict = judge(self.around.me, held.seal, &held.desired, known);
+            (held, verdict)
+        });
+        self.carry_out(judged.collect()).await;
+    }
+
+    async fn drop_dead(&mut self, blocks: Vec<BlockRef>) {
+        if blocks.is_empty() {
+            return;
+        }
+        let keeper = Arc::clone(&self.around.keeper);
+        let dropped = tokio::task::spawn_blocking(move || {
+            blocks.into_iter().try_for_each(|block| keeper.drop_deleted(block).map(drop))?;
+            keeper.sync()
+        });
+        if !matches!(dropped.await, Ok(Ok(()))) {
+            self.outcome.left += 1;
+        }
+    }
+
+    /// Settles what a crash left here, where somebody knows better.
+    async fn settle_own(&mut self, blocks: Vec<BlockRef>) {
+        if blocks.is_empty() {
+            return;
+        }
+        let everybody = self.around.others();
+        let questions = everybody.into_iter().map(|peer| (peer, blocks.clone()));
+        let known = ask_states(self.around, questions.collect()).await;
+        for block in blocks {
+            let sealed = known.get(&block).into_iter().flatten().find_map(|(&peer, &known)| {
+                if let Known::Sealed(seal) = known { Some((peer, seal)) } else { None }
+            });
+            if let Some((source, seal)) = sealed {
+                if settle(self.around, block, seal, source).await {
+                    self.outcome.has_moved = true;
+                } else {
+                    self.outcome.left += 1;
+                }
+            }
+        }
+    }
+
+    /// What the other places of the blocks hold.
+    async fn ask(&self, held: &[Held]) -> BTreeMap<BlockRef, BTreeMap<PeerId, Known>> {
+        let mut questions: BTreeMap<PeerId, Vec<BlockRef>> = BTreeMap::new();
+        for held in held {
+            for peer in held.desired.iter().filter(|&&peer| peer != self.around.me) {
+                questions.entry(*peer).or_default().push(held.block);
+            }
+        }
+        ask_states(self.around, questions).await
+    }
+
+    async fn carry_out(&mut self, judged: Vec<(Held, Verdict)>) {
+        let to_move = judged
+            .iter()
+            .map(|(_, verdict)| verdict.steps.len() as u64 + u64::from(verdict.own != Own::Keep));
+        let mut to_move: u64 = to_move.sum();
+        self.set_to_move(to_move);
+        for (held, verdict) in &judged {
+            for peer in &verdict.conflicts {
+                let block = held.block;
+                tracing::warn!(%block, %peer, "another peer has the block sealed otherwise");
+            }
+        }
+        let failed = self.move_all(&judged, &mut to_move).await;
+        let mut misplaced = Vec::new();
+        for (held, verdict) in judged {
+            match verdict.own {
+                Own::Keep => {}
+                Own::Drop if !failed.contains(&held.block) => misplaced.push(held),
+                Own::Drop | Own::Wait => self.outcome.left += 1,
+            }
+        }
+        self.drop_misplaced(misplaced).await;
+    }
+
+    /// Pushes and settles, several at a time; the blocks for which that failed.
+    async fn move_all(
+        &mut self,
+        judged: &[(Held, Verdict)],
+        to_move: &mut u64,
+    ) -> BTreeSet<BlockRef> {
+        let mut moves = Vec::new();
+        for (held, verdict) in judged {
+            for &step in &verdict.steps {
+                moves.push(move_one(self.around.clone(), held.block, held.seal, step).boxed());
+            }
+        }
+        let mut moves = stream::iter(moves).buffer_unordered(PUSHES);
+        let mut failed = BTreeSet::new();
+        while let Some((block, has_moved)) = moves.next().await {
+            *to_move -= 1;
+            if has_moved {
+                self.outcome.has_moved = true;
+            } else {
+                failed.insert(block);
+                self.outcome.left += 1;
+            }
+            self.set_to_move(*to_move);
+        }
+        failed
+    }
+
+    fn set_to_move(&self, in_batch: u64) {
+        let progress = self.around.keeper.progress();
+        progress.set_to_move(in_batch + self.outcome.left + self.outcome.held_back);
+        let moved = progress.bytes_moved() - self.bytes_before;
+        let millis = self.began.elapsed().max(Duration::from_millis(1)).as_millis();
+        progress.set_rate(u64::try_from(u128::from(moved) * 1000 / millis).unwrap_or(u64::MAX));
+    }
+
+    /// Drops the blocks that no window names here, after their places have confirmed once more that
+    /// they hold them, read the content, and follow the same ring.
+    async fn drop_misplaced(&mut self, held: Vec<Held>) {
+        if held.is_empty() {
+            return;
+        }
+        // Read after the blocks were listed: whatever window they belong to is in it.
+        let Some(pins) = self.read_pins().await else {
+            self.outcome.left += held.len() as u64;
+            return;
+        };
+        let mut free = Vec::new();
+        for held in held {
+            if pins.is_known(held.block.volume) && !self.is_pinned(&pins, &held.block).await {
+                free.push(held);
+            } else {
+                self.outcome.held_back += 1;
+            }
+        }
+        for chunk in free.chunks(VERIFIED) {
+            let dropped = self.confirm_and_drop(chunk).await;
+            self.outcome.has_moved |= dropped > 0;
+            self.outcome.left += chunk.len() as u64 - dropped;
+        }
+    }
+
+    /// Whether an open window names this peer for the block.
+    async fn is_pinned(&self, pins: &Pins, block: &BlockRef) -> bool {
+        for window in pins.windows_of(block) {
+            let ring = if window.ring == self.ring.version() {
+                Arc::clone(&self.ring)
+            } else {
+                let query = Query::Ring(Some(window.ring));
+                match self.around.metadata.query(query).await {
+                    Ok(Answer::Ring { ring: Some(ring), .. }) => Arc::new(Placer::new(&ring)),
+                    _ => return true,
+                }
+            };
+            if ring.places(block, &window.excluded).contains(&self.around.me) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// How many of the blocks were dropped.
+    async fn confirm_and_drop(&self, chunk: &[Held]) -> u64 {
+        let mut questions: BTreeMap<PeerId, Vec<BlockRef>> = BTreeMap::new();
+        for held in chunk {
+            for &peer in &held.desired {
+                questions.entry(peer).or_default().push(held.block);
+            }
+        }
+        let version = self.ring.version();
+        let answers = join_all(questions.into_iter().map(|(peer, blocks)| {
+            let query = StateQuery { blocks: blocks.clone(), verify: true, ring: Some(version) };
+            let answer = self.around.peers.request(peer, Request::State(query));
+            async move { (peer, blocks, answer.await) }
+        }));
+        let mut confirmed = BTreeSet::new();
+        for (peer, blocks, answer) in answers.await {
+            if let Ok(Response::States(states)) = answer {
+                confirmed.extend(blocks.into_iter().zip(states).filter_map(|(block, state)| {
+                    if let Some(BlockState::Sealed(seal)) = state {
+                        Some((block, peer, seal.length, seal.crc))
+                    } else {
+                        None
+                    }
+                }));
+            }
+        }
+        let is_confirmed = |held: &&Held| {
+            let Seal { length, crc } = held.seal;
+            let by = |&peer: &PeerId| confirmed.contains(&(held.block, peer, length, crc));
+            held.desired.iter().all(by)
+        };
+        let blocks: Vec<BlockRef> =
+            chunk.iter().filter(is_confirmed).map(|held| held.block).collect();
+        let keeper = Arc::clone(&self.around.keeper);
+        let dropped = tokio::task::spawn_blocking(move || {
+            let mut dropped = 0;
+            for block in blocks {
+                dropped += u64::from(keeper.drop_misplaced(block, version)?);
+            }
+            keeper.sync().map(|()| dropped)
+        });
+        dropped.await.ok().and_then(Result::ok).unwrap_or(0)
+    }
+}
+
+/// Asks peers for the states of blocks, each for those under its name.
+pub(super) async fn ask_states(
+    around: &Surroundings,
+    questions: BTreeMap<PeerId, Vec<BlockRef>>,
+) -> BTreeMap<BlockRef, BTreeMap<PeerId, Known>> {
+    let answers = join_all(questions.into_iter().map(|(peer, blocks)| {
+        let query = StateQuery { blocks: blocks.clone(), verify: false, ring: None };
+        let answer = around.peers.request(peer, Request::State(query));
+        async move { (peer, blocks, answer.await) }
+    }));
+    let mut known: BTreeMap<BlockRef, BTreeMap<PeerId, Known>> = BTreeMap::new();
+    for (peer, blocks, answer) in answers.await {
+        let states = match answer {
+            Ok(Response::States(states)) if states.len() == blocks.len() => {
+                states.into_iter().map(Known::from).collect()
+            }
+            _ => vec![Known::Silent; blocks.len()],
+        };
+        for (block, state) in blocks.into_iter().zip(states) {
+            known.entry(block).or_default().insert(peer, state);
+        }
+    }
+    known
+}
+
+/// Carries out one step; whether it succeeded.
+async fn move_one(
+    around: Surroundings,
+    block: BlockRef,
+    seal: Seal,
+    step: Step,
+) -> (BlockRef, bool) {
+    let peer = match step {
+        Step::Push(peer) => peer,
+        Step::Settle(peer) => {
+            let told = Request::Seal { block, epoch: Epoch(0), seal };
+            if around.peers.request(peer, told).await.is_ok() {
+                return (block, true);
+            }
+            peer
+        }
+    };
+    (block, push(&around, block, seal, peer).await)
+}
+
+async fn push(around: &Surroundings, block: BlockRef, seal: Seal, peer: PeerId) -> bool {
+    // A copy that turns out bad here is mended first.
+    let Some(data) = fetch(around, around.me, block, seal).await else {
+        drop(around.peers.request(around.me, Request::Suspect { block }).await);
+        return false;
+    };
+    let put = Request::Put { block, epoch: Epoch(0), data };
+    match around.peers.request(peer, put).await {
+        Ok(_) => {
+            around.keeper.progress().moved(seal.length.into());
+            true
+        }
+        Err(error) => {
+            tracing::info!(%block, %peer, %error, "cannot push a block");
+            false
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Which blocks must not leave this peer whatever the ring says, and which belong to nobody: what
+//! one linearizable reading of the volumes tells.
+//!
+//! A block of an open window is looked for where its window names it, and nowhere else, when its
+//! volume is recovered: there its absence means that the log ends. So it stays until a checkpoint
+//! is past it.
+
+use std::collections::BTreeMap;
+
+use torus_blockstore::{BlockKind, BlockRef, VolumeId};
+use torus_metadata::{Volume, Window};
+
+/// What the metadata said of all volumes at one moment.
+pub(crate) struct Pins {
+    volumes: BTreeMap<VolumeId, Volume>,
+    /// The highest volume ID that was ever given.
+    minted: u64,
+}
+
+impl Pins {
+    pub(crate) fn new(volumes: Vec<Volume>, minted: u64) -> Self {
+        Self { volumes: volumes.into_iter().map(|volume| (volume.id, volume)).collect(), minted }
+    }
+
+    /// Whether the volume was there once and is no more.
+    pub(crate) fn is_deleted(&self, volume: VolumeId) -> bool {
+        volume.get() <= self.minted && !self.volumes.contains_key(&volume)
+    }
+
+    /// Whether the volume is there; neither this nor deleted: it is newer than the reading.
+    pub(crate) fn is_known(&self, volume: VolumeId) -> bool {
+        self.volumes.contains_key(&volume)
+    }
+
+    /// The windows that say where `block` is, as far as no checkpoint is past it.
+    pub(crate) fn windows_of(&self, block: &BlockRef) -> impl Iterator<Item = &Window> {
+        let block = *block;
+        let volume = self.volumes.get(&block.volume);
+        let is_past = volume.and_then(|volume| volume.head.as_ref()).is_some_and(|head| {
+            let position = &head.position;
+            position.inode == block.inode && block.index < position.block
+        });
+        let windows = volume.map_or(&[][..], |volume| &volume.windows[..]).iter();
+        windows.filter(move |window| {
+            let end = window.first.0.saturating_add(window.count);
+            !is_past
+                && block.kind == BlockKind::Data
+                && window.inode == block.inode
+                && (window.first.0..end).contains(&block.index.0)
+        })
+    }
+}

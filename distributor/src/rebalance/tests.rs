@@ -1,0 +1,325 @@
+//! Whole daemons over sockets: where blocks are after the ring, a peer or a volume changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use torus_blockstore::{
+    Append, BlockKind, BlockPool, BlockRef, BlockState, BlockStore, ByteRange, Epoch, INodeIndex,
+    PeerId, Seal,
+};
+use torus_metadata::{
+    Command, Head, LogPosition, MetadataService, Outcome, RingVersion, SessionId, Window,
+};
+
+use super::Rebalancer;
+use crate::lock::lock;
+use crate::testing::{
+    BLOCK_SIZE, CLUSTER, Cluster, Node, block, eventually, peer, set_ring, volume,
+};
+use crate::{Follower, Request, Response, Status, TcpPeers, Volumes};
+
+/// What a daemon runs beside its server.
+struct Daemon {
+    rebalancer: Rebalancer,
+    _follower: Follower,
+}
+
+fn look_after(cluster: &Cluster, node: &Node) -> Daemon {
+    let metadata = Arc::clone(&cluster.metadata) as Arc<dyn MetadataService>;
+    let follower = Follower::start(Arc::clone(&metadata), Volumes::Followed);
+    let server = node.server.clone();
+    let view = follower.view();
+    let peers = TcpPeers::start(CLUSTER, BLOCK_SIZE, Some(server.clone()), view.clone());
+    let rebalancer = Rebalancer::start(&server, Arc::new(peers), metadata, view);
+    Daemon { rebalancer, _follower: follower }
+}
+
+fn look_after_all(cluster: &Cluster) -> Vec<Daemon> {
+    cluster.nodes.iter().map(|node| look_after(cluster, node)).collect()
+}
+
+fn content(index: u64) -> Bytes {
+    Bytes::from(vec![u8::try_from(index % 251).unwrap(); 3000])
+}
+
+async fn create_volume(cluster: &Cluster) {
+    let (name, size) = ("disk".to_owned(), 1 << 20);
+    let created = Command::CreateVolume { name, size, spec: None };
+    let applied = cluster.metadata.execute(created).await.unwrap();
+    let Outcome::Volume(created) = applied.outcome else { panic!("{applied:?}") };
+    assert_eq!(created.id, volume(1));
+}
+
+/// Writes sealed blocks 1 to `count` where the present ring wants them.
+async fn store_blocks(cluster: &Cluster, count: u64) {
+    let placement = cluster.pool.place_now().await.unwrap();
+    for index in 1..=count {
+        let peers = cluster.pool.peers_of(block(index), placement.clone()).await.unwrap();
+        cluster.pool.put(peers, block(index), Epoch(1), content(index)).await.unwrap();
+    }
+}
+
+/// Who holds which of the blocks 1 to `count`.
+fn holders(cluster: &Cluster, count: u64) -> BTreeMap<u64, BTreeSet<PeerId>> {
+    let holders = |index| {
+        let nodes = cluster.nodes.iter().filter(move |node| node.holds(block(index)));
+        nodes.map(|node| node.peer).collect()
+    };
+    (1..=count).map(|index| (index, holders(index))).collect()
+}
+
+/// Waits until the blocks are where the metadata's ring says, and nowhere else.
+async fn balanced(cluster: &Cluster, count: u64) {
+    let ring = cluster.ring().await;
+    let places = |index| ring.places(&block(index), &BTreeSet::new()).into_iter().collect();
+    let wanted: BTreeMap<u64, BTreeSet<PeerId>> =
+        (1..=count).map(|index| (index, places(index))).collect();
+    eventually("the blocks are in their places", || holders(cluster, count) == wanted).await;
+}
+
+async fn check_contents(cluster: &Cluster, count: u64) {
+    for index in 1..=count {
+        let whole = vec![ByteRange { offset: 0, length: 3000 }];
+        let read = cluster.pool.read(block(index), whole, Vec::new(), Vec::new()).await;
+        assert_eq!(read.unwrap().1, content(index));
+    }
+}
+
+async fn status(cluster: &Cluster, peer: PeerId) -> Status {
+    match cluster.pool.peers().request(peer, Request::Status).await {
+        Ok(Response::Status(status)) => status,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_ring_change_moves_blocks_to_exactly_their_places() {
+    let cluster = Cluster::start(4, 3, 2).await;
+    create_volume(&cluster).await;
+    store_blocks(&cluster, 60).await;
+    let before = holders(&cluster, 60);
+    let _daemons = look_after_all(&cluster);
+    set_ring(&cluster.metadata, 3, 2, 1..=4).await;
+    balanced(&cluster, 60).await;
+    assert_ne!(holders(&cluster, 60), before);
+    check_contents(&cluster, 60).await;
+    // One peer is taken out, then another set altogether, with more copies.
+    set_ring(&cluster.metadata, 4, 2, 2..=4).await;
+    balanced(&cluster, 60).await;
+    set_ring(&cluster.metadata, 5, 3, [1, 2, 4]).await;
+    balanced(&cluster, 60).await;
+    check_contents(&cluster, 60).await;
+    let status = status(&cluster, peer(4)).await;
+    assert_eq!((status.used_blocks, status.ring), (60, 5));
+}
+
+#[tokio::test]
+async fn nothing_is_dropped_while_the_metadata_does_not_answer() {
+    let cluster = Cluster::start(3, 2, 2).await;
+    create_volume(&cluster).await;
+    store_blocks(&cluster, 20).await;
+    let daemons = look_after_all(&cluster);
+    let client = cluster.follower.view();
+    set_ring(&cluster.metadata, 3, 2, [3, 1]).await;
+    cluster.metadata.set_reachable(false);
+    for daemon in &daemons {
+        daemon.rebalancer.trigger();
+    }
+    let current = || client.borrow().ring.as_ref().map(|ring| ring.version());
+    // Whether the daemons have heard of the ring or not: every block stays with its holders.
+    for (index, holders) in holders(&cluster, 20) {
+        assert!(holders.is_superset(&[peer(1), peer(2)].into()), "{index}: {holders:?}");
+    }
+    cluster.metadata.set_reachable(true);
+    eventually("the ring is followed", || current() == Some(RingVersion(3))).await;
+    balanced(&cluster, 20).await;
+    check_contents(&cluster, 20).await;
+}
+
+#[tokio::test]
+async fn blocks_of_volumes_that_were_never_minted_stay() {
+    let cluster = Cluster::start(2, 1, 1).await;
+    store_blocks(&cluster, 5).await;
+    let _daemons = look_after_all(&cluster);
+    set_ring(&cluster.metadata, 3, 1, [2]).await;
+    let arrived = || (1..=5).all(|index| cluster.nodes[1].holds(block(index)));
+    eventually("the blocks are pushed", arrived).await;
+    for node in &cluster.nodes {
+        eventually("the pass is over", || {
+            node.server.keeper().progress().status().unchecked_blocks == 0
+        })
+        .await;
+    }
+    assert!((1..=5).all(|index| cluster.nodes[0].holds(block(index))));
+}
+
+#[tokio::test]
+async fn a_deleted_volume_leaves_nothing_behind() {
+    let cluster = Cluster::start(3, 3, 2).await;
+    create_volume(&cluster).await;
+    store_blocks(&cluster, 20).await;
+    let _daemons = look_after_all(&cluster);
+    let deleted = Command::DeleteVolume { name: "disk".to_owned() };
+    cluster.metadata.execute(deleted).await.unwrap();
+    let is_empty = || cluster.nodes.iter().all(|node| node.store.used_blocks() == 0);
+    eventually("all blocks are gone", is_empty).await;
+}
+
+/// Locks the volume and opens a window of its first generation; the session and the epoch.
+async fn open_window(cluster: &Cluster, ring: u64, excluded: &[PeerId]) -> (SessionId, Epoch) {
+    let opened = Command::OpenSession { owner: "test".to_owned(), ttl_ms: 60_000 };
+    let applied = cluster.metadata.execute(opened).await.unwrap();
+    let Outcome::Session(session) = applied.outcome else { panic!("{applied:?}") };
+    let locked = Command::LockVolume { volume: volume(1), session };
+    let applied = cluster.metadata.execute(locked).await.unwrap();
+    let Outcome::Epoch(epoch) = applied.outcome else { panic!("{applied:?}") };
+    let reserved = Command::ReserveINodes { volume: volume(1), epoch, count: 2 };
+    let applied = cluster.metadata.execute(reserved).await.unwrap();
+    assert_eq!(applied.outcome, Outcome::INode(INodeIndex(1)));
+    let window = Window {
+        epoch,
+        inode: INodeIndex(1),
+        ring: RingVersion(ring),
+        excluded: excluded.iter().copied().collect(),
+        first: block(1).index,
+        count: 64,
+        after: None,
+    };
+    let committed = Command::CommitWindow { volume: volume(1), window };
+    cluster.metadata.execute(committed).await.unwrap();
+    (session, epoch)
+}
+
+#[tokio::test]
+async fn blocks_of_an_open_window_stay_until_a_checkpoint_is_past_them() {
+    let cluster = Cluster::start(3, 2, 2).await;
+    create_volume(&cluster).await;
+    let (_, epoch) = open_window(&cluster, 2, &[]).await;
+    store_blocks(&cluster, 20).await;
+    let _daemons = look_after_all(&cluster);
+    set_ring(&cluster.metadata, 3, 1, [3]).await;
+    let has_all = |node: &Node| (1..=20).all(|index| node.holds(block(index)));
+    eventually("the new place has copies", || has_all(&cluster.nodes[2])).await;
+    let held_back = |node: &Node| node.server.keeper().progress().status().blocks_to_move == 20;
+    eventually("the old places know what waits", || cluster.nodes[..2].iter().all(held_back)).await;
+    assert!(cluster.nodes[..2].iter().all(has_all));
+    let position = LogPosition { inode: INodeIndex(1), block: block(21).index, offset: 0 };
+    let head = Head { inode: INodeIndex(2), blocks: 1, epoch, position };
+    cluster.metadata.execute(Command::CommitHead { volume: volume(1), head }).await.unwrap();
+    balanced(&cluster, 20).await;
+    check_contents(&cluster, 20).await;
+}
+
+#[tokio::test]
+async fn open_blocks_stay() {
+    let cluster = Cluster::start(2, 1, 1).await;
+    create_volume(&cluster).await;
+    let data = vec![Bytes::from_static(b"open")];
+    let append = Append { block: block(1), epoch: Epoch(1), offset: 0, data, sync: true };
+    // The placement waits until the peers are known.
+    cluster.pool.place_now().await.unwrap();
+    cluster.pool.append(vec![peer(1)], append).await.unwrap();
+    let daemons = look_after_all(&cluster);
+    set_ring(&cluster.metadata, 3, 1, [2]).await;
+    let progress = || cluster.nodes[0].server.keeper().progress().status();
+    eventually("the block waits", || progress().blocks_to_move == 1).await;
+    assert!(!cluster.nodes[1].holds(block(1)));
+    let seal = Seal::of(b"open");
+    cluster.pool.seal(vec![peer(1)], block(1), Epoch(1), seal).await.unwrap();
+    daemons[0].rebalancer.trigger();
+    balanced(&cluster, 1).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_comes_back_gets_what_it_missed() {
+    let mut cluster = Cluster::start(3, 3, 3).await;
+    create_volume(&cluster).await;
+    cluster.pool.place_now().await.unwrap();
+    cluster.nodes[2].kill().await;
+    eventually("the peer is down", || !cluster.pool.peers().is_up(peer(3))).await;
+    store_blocks(&cluster, 10).await;
+    assert!((1..=10).all(|index| !cluster.nodes[2].holds(block(index))));
+    let _daemons =
+        [look_after(&cluster, &cluster.nodes[0]), look_after(&cluster, &cluster.nodes[1])];
+    cluster.nodes[2].restart().await;
+    let _third = look_after(&cluster, &cluster.nodes[2]);
+    balanced(&cluster, 10).await;
+    check_contents(&cluster, 10).await;
+}
+
+#[tokio::test]
+async fn what_a_crash_left_is_settled_by_those_who_know() {
+    let mut cluster = Cluster::start(2, 2, 2).await;
+    create_volume(&cluster).await;
+    let placement = cluster.pool.place_now().await.unwrap();
+    let both = cluster.pool.peers_of(block(1), placement).await.unwrap();
+    let append = |index, data: &'static [u8]| {
+        let data = vec![Bytes::from_static(data)];
+        Append { block: block(index), epoch: Epoch(1), offset: 0, data, sync: true }
+    };
+    for index in 1..=3 {
+        cluster.pool.append(both.clone(), append(index, b"whole")).await.unwrap();
+    }
+    // Block 2 goes on at the first peer, which alone learns of the seals of 1 and 2.
+    let more = Append { offset: 5, ..append(2, b" and more") };
+    cluster.pool.append(vec![peer(1)], more).await.unwrap();
+    for (index, data) in [(1, &b"whole"[..]), (2, b"whole and more")] {
+        let seal = Seal::of(data);
+        cluster.pool.seal(vec![peer(1)], block(index), Epoch(1), seal).await.unwrap();
+    }
+    cluster.nodes[1].kill().await;
+    cluster.nodes[1].restart().await;
+    let _second = look_after(&cluster, &cluster.nodes[1]);
+    let state = |index| cluster.nodes[1].store.state(block(index));
+    let sealed = |data| Some(BlockState::Sealed(Seal::of(data)));
+    eventually("both are sealed", || {
+        (state(1), state(2)) == (sealed(b"whole"), sealed(b"whole and more"))
+    })
+    .await;
+    assert_eq!(state(3), Some(BlockState::Unsettled));
+}
+
+#[tokio::test]
+async fn a_suspected_copy_is_replaced_by_a_good_one() {
+    let cluster = Cluster::start(3, 3, 3).await;
+    create_volume(&cluster).await;
+    store_blocks(&cluster, 2).await;
+    let _daemons = look_after_all(&cluster);
+    let store = &cluster.nodes[0].store;
+    lock(&store.rotten).extend([block(1)]);
+    // A second bad copy is no source.
+    lock(&cluster.nodes[1].store.rotten).extend([block(1)]);
+    cluster.pool.suspect(peer(1), block(1));
+    cluster.pool.suspect(peer(1), block(2));
+    eventually("the copy is good", || lock(&store.rotten).is_empty()).await;
+    let copy = cluster.pool.fetch(peer(1), block(1)).await.unwrap();
+    assert_eq!(copy.map(|(_, data)| data), Some(content(1)));
+}
+
+#[tokio::test]
+async fn a_corrupt_copy_does_not_count_as_a_copy() {
+    let cluster = Cluster::start(2, 1, 1).await;
+    create_volume(&cluster).await;
+    store_blocks(&cluster, 1).await;
+    // The new place says that it holds the block; its bytes say otherwise.
+    cluster.nodes[1].store.put(block(1), &content(1)).unwrap();
+    lock(&cluster.nodes[1].store.rotten).extend([block(1)]);
+    let _daemons = look_after_all(&cluster);
+    set_ring(&cluster.metadata, 3, 1, [2]).await;
+    balanced(&cluster, 1).await;
+    check_contents(&cluster, 1).await;
+}
+
+#[tokio::test]
+async fn inode_blocks_move_too() {
+    let cluster = Cluster::start(2, 1, 1).await;
+    create_volume(&cluster).await;
+    let inode = BlockRef { kind: BlockKind::INode, ..block(1) };
+    cluster.pool.place_now().await.unwrap();
+    cluster.pool.put(vec![peer(1)], inode, Epoch(1), content(1)).await.unwrap();
+    let _daemons = look_after_all(&cluster);
+    set_ring(&cluster.metadata, 3, 1, [2]).await;
+    let moved = || (cluster.nodes[0].holds(inode), cluster.nodes[1].holds(inode));
+    eventually("the block has moved", || moved() == (false, true)).await;
+}
