@@ -30,6 +30,9 @@ mod follow;
 mod requests;
 mod serve;
 mod temp;
+
+#[cfg(feature = "raft")]
+mod member;
 #[expect(unreachable_pub, reason = "generated code, and the conversions of public types")]
 mod wire;
 
@@ -44,6 +47,8 @@ pub use client::Client;
 pub use command::{Answer, Applied, Command, Event, EventKind, Outcome, Query, Response};
 pub use error::{Error, Refusal};
 pub use follow::{Followed, follow};
+#[cfg(feature = "raft")]
+pub use member::{Member, MemberOptions, MemberState, StartError, Timing, Tuning};
 pub use model::{
     GlobalMetadata, Head, Lock, LogPosition, NodeId, Peer, Revision, Ring, RingKind, RingMember,
     RingVersion, Session, SessionId, Volume, Window,

@@ -181,6 +181,9 @@ impl State {
     }
 }
 
+#[cfg(feature = "raft")]
+pub(crate) use rings::validate as validate_ring;
+
 /// What [`GlobalMetadata::block_size`] may be.
 pub fn block_size_is_valid(block_size: u32) -> bool {
     const MIN: u32 = 64 << 10;

@@ -93,8 +93,8 @@ impl AdminClient {
         self.lead(Request::Remove(node)).await.map(|_| ())
     }
 
-    /// Hands the leadership to a voter, to the best placed one if none is named; returns the
-    /// member that handed it over.
+    /// Hands the leadership to a voter, to the best placed one if none is named; returns who
+    /// leads then.
     pub async fn transfer_leader(&self, to: Option<NodeId>) -> Result<Membership, AdminError> {
         self.lead(Request::Transfer(to)).await
     }
@@ -112,9 +112,9 @@ impl AdminClient {
         send(address, &Request::JoinCluster(members)).await.ok()
     }
 
-    /// How one daemon is; `None` if it does not answer or belongs to no group.
-    pub(crate) async fn status_of(address: &str) -> Option<GroupStatus> {
-        status_of(address).await.ok()?.ok()
+    /// How one daemon is; `None` if it does not answer.
+    pub(crate) async fn probe(address: &str) -> Option<Result<GroupStatus, Denied>> {
+        status_of(address).await.ok()
     }
 
     /// Asks the daemons, and whom they name, until the leader has answered.

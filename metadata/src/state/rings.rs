@@ -42,7 +42,7 @@ impl State {
 }
 
 /// Checks what can be told from the ring alone.
-pub(super) fn validate(ring: &Ring) -> Result<(), Refusal> {
+pub(crate) fn validate(ring: &Ring) -> Result<(), Refusal> {
     if !(1..=REPLICATION_MAX).contains(&ring.replication) {
         return Err(Refusal::REPLICATION);
     }

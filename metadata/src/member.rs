@@ -1,0 +1,179 @@
+//! A daemon's side of the metadata: waits to be initialised or joins a cluster, then is a member of
+//! the Raft group for the rest of its life.
+//!
+//! [`lifecycle`] is the task that gets it into a cluster; [`core`] answers calls; [`reign`] listens
+//! to sessions while this member leads, and [`group`] changes the group; [`touch`] knows whether
+//! the group is in reach.
+
+mod admin;
+mod core;
+mod gate;
+mod group;
+mod lifecycle;
+mod machine;
+mod promotion;
+mod reign;
+#[cfg(test)]
+mod tests;
+mod touch;
+
+use std::error::Error as StdError;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use torus_blockstore::PeerId;
+use torus_raft::RaftNode;
+use uuid::Uuid;
+
+use self::core::Core;
+use crate::serve::Backend;
+use crate::wire::proto::admin_server::AdminServer;
+use crate::{Client, MetadataService, NodeId, serve};
+
+pub use torus_raft::Timing;
+
+/// How long a stopping member waits for calls that still use its node.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What a member is started with.
+#[derive(Clone, Debug)]
+pub struct MemberOptions {
+    /// Folder of the log and the snapshots; made if it is missing.
+    pub dir: PathBuf,
+    /// Where others reach this daemon, `HOST:PORT`; fixed once it is in a cluster.
+    pub address: String,
+    pub peer: PeerId,
+    /// Addresses of members of the cluster to join; empty: wait for `init`. Without effect once the
+    /// folder belongs to a cluster.
+    pub join: Vec<String>,
+}
+
+/// What all members of a group should agree on, though nothing breaks if they do not.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    pub timing: Timing,
+    /// How many members vote at most; in effect an odd number.
+    pub voters_max: usize,
+    /// Entries after which a new snapshot is written, and entries kept behind it.
+    pub snapshot_after: u64,
+    pub keep_entries: u64,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        let options = torus_raft::Options::new("", "");
+        Self {
+            timing: options.timing,
+            voters_max: 5,
+            snapshot_after: options.snapshot_after,
+            keep_entries: options.keep_entries,
+        }
+    }
+}
+
+/// How far a member is.
+#[derive(Clone, Debug)]
+pub enum MemberState {
+    /// Until somebody runs `torusctl init` on this daemon, or invites it.
+    WaitingForInit,
+    /// Until a member of the cluster takes it in; these are asked.
+    Joining {
+        members: Vec<String>,
+    },
+    Running {
+        cluster: Uuid,
+        node: NodeId,
+    },
+    /// It cannot go on; the process should end and be started again.
+    Failed(Arc<dyn StdError + Send + Sync>),
+}
+
+/// Why a member could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start the metadata service in {}", .dir.display())]
+pub struct StartError {
+    pub dir: PathBuf,
+    source: torus_raft::Error,
+}
+
+/// A daemon's member of the metadata group.
+pub struct Member {
+    core: Arc<Core>,
+}
+
+impl Member {
+    /// Starts on what the folder holds; without an identity in it, joins or waits.
+    pub async fn start(options: MemberOptions) -> Result<Self, StartError> {
+        Self::start_with(options, Tuning::default()).await
+    }
+
+    /// As [`start`](Self::start), with other times and numbers.
+    pub async fn start_with(options: MemberOptions, tuning: Tuning) -> Result<Self, StartError> {
+        let failed = |source| StartError { dir: options.dir.clone(), source };
+        let identity = RaftNode::identity_of(&options.dir).map_err(failed)?;
+        let (orders, mailbox) = mpsc::channel(16);
+        let core = Arc::new(Core::new(options.clone(), tuning, orders));
+        if identity.is_some() {
+            let node = RaftNode::open(core.raft_options(), core.machine()).await.map_err(failed)?;
+            core.install(node);
+            core.run();
+        }
+        let targets = core.targets();
+        if identity.is_none() && !targets.is_empty() {
+            core.set_state(MemberState::Joining { members: targets });
+        }
+        core.spawn(lifecycle::run(Arc::clone(&core), mailbox));
+        Ok(Self { core })
+    }
+
+    /// The gRPC services, for the server at the daemon's address.
+    pub fn routes(&self) -> tonic::service::Routes {
+        let backend = Arc::clone(&self.core) as Arc<dyn Backend>;
+        let admin = AdminServer::new(admin::Admin(Arc::clone(&self.core)));
+        tonic::service::Routes::new(serve::service(backend, self.core.members().into()))
+            .add_service(admin)
+            .add_service(self.core.gate())
+    }
+
+    /// How far it is, now and whenever that changes.
+    pub fn state(&self) -> watch::Receiver<MemberState> {
+        self.core.state()
+    }
+
+    /// The metadata service, by way of this member: writes that it cannot do itself go to the
+    /// leader.
+    pub fn service(&self) -> Arc<dyn MetadataService> {
+        Arc::new(self.core.client())
+    }
+
+    /// As [`service`](Self::service), for calls that need another deadline.
+    pub fn client(&self) -> Client {
+        self.core.client()
+    }
+
+    /// Stops, and releases the folder. A leader hands its leadership over first, if it can.
+    pub async fn shutdown(self) {
+        self.core.hand_over().await;
+        self.halt().await;
+    }
+
+    async fn halt(self) {
+        self.core.stop().await;
+        let Some(mut node) = self.core.take_node() else { return };
+        let end = reign::now() + DRAIN;
+        loop {
+            match Arc::try_unwrap(node) {
+                Ok(node) => return node.shutdown().await,
+                // A call that was begun before holds it, and ends soon.
+                Err(shared) if reign::now() < end => node = shared,
+                Err(_) => {
+                    tracing::warn!("the metadata member is still in use, so it is not closed");
+                    return;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}

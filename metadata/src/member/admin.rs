@@ -1,0 +1,182 @@
+//! The calls that form and change the group, as a daemon serves them.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tonic::{Request, Response as Reply, Status};
+use torus_blockstore::PeerId;
+use torus_raft::Role;
+
+use super::core::Core;
+use super::lifecycle::Order;
+use super::{group, reign};
+use crate::NodeId;
+use crate::admin::{
+    AdminClient, Applicant, Denied, GroupMember, GroupRole, GroupStatus, InitOptions, Initialised,
+    Membership,
+};
+use crate::wire::{Failure, Malformed, proto};
+
+/// A daemon that asked to join so lately is still there.
+const RECENT: Duration = Duration::from_secs(3);
+/// How long `init` waits for those daemons to be in.
+const INIT_PATIENCE: Duration = Duration::from_secs(15);
+/// How long a daemon that was invited may take to join.
+const JOIN_PATIENCE: Duration = Duration::from_secs(15);
+
+pub(super) struct Admin(pub(super) Arc<Core>);
+
+impl Admin {
+    async fn order(
+        &self,
+        order: impl FnOnce(oneshot::Sender<Result<Membership, Denied>>) -> Order,
+        patience: Duration,
+    ) -> Result<Membership, Denied> {
+        let (answer, result) = oneshot::channel();
+        let gone = || Denied::from(Failure::Unavailable);
+        self.0.orders.send(order(answer)).await.map_err(|_| gone())?;
+        match tokio::time::timeout(patience, result).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) | Err(_) => Err(gone()),
+        }
+    }
+
+    async fn begin(&self, options: InitOptions) -> Result<Initialised, Denied> {
+        let mut expected = self.recent_applicants();
+        expected.insert(self.0.options.peer);
+        let place = self.order(|answer| Order::Init(options, answer), INIT_PATIENCE).await?;
+        let registered = self.wait_for_peers(&expected).await;
+        let peers = u32::try_from(registered).unwrap_or(u32::MAX);
+        Ok(Initialised { cluster: place.cluster, peers })
+    }
+
+    fn recent_applicants(&self) -> BTreeSet<PeerId> {
+        let applicants = self.0.applicants.lock().unwrap_or_else(PoisonError::into_inner);
+        let recent = applicants.iter().filter(|(_, asked)| asked.elapsed() < RECENT);
+        recent.map(|(peer, _)| *peer).collect()
+    }
+
+    /// Waits until all of `expected` are registered, or the time is over; how many are.
+    async fn wait_for_peers(&self, expected: &BTreeSet<PeerId>) -> usize {
+        let replica = &self.0.replica;
+        let are_in = |_: &_| {
+            let machine = replica.read();
+            expected.iter().all(|peer| machine.state.peers.contains_key(peer))
+        };
+        let mut revisions = replica.revisions();
+        // Being late is no failure: the number says who is missing.
+        drop(tokio::time::timeout(INIT_PATIENCE, revisions.wait_for(are_in)).await);
+        replica.read().state.peers.len()
+    }
+
+    async fn admit(&self, applicant: Applicant) -> Result<Membership, Denied> {
+        if self.0.node().is_none() {
+            let mut applicants = self.0.applicants.lock().unwrap_or_else(PoisonError::into_inner);
+            applicants.insert(applicant.peer, reign::now());
+        }
+        group::join(&self.0, applicant).await
+    }
+
+    async fn invite(&self, address: String) -> Result<Membership, Denied> {
+        self.0.member()?;
+        let members = self.0.members().borrow().clone();
+        match AdminClient::join_cluster(&address, members).await {
+            Some(result) => result,
+            None => Err(Denied::Unreachable(address)),
+        }
+    }
+
+    fn status(&self) -> Result<GroupStatus, Denied> {
+        let node = self.0.member()?;
+        let status = node.status();
+        let leader = status.leader.as_ref().map(|leader| leader.node);
+        let members = status.members.into_iter().map(|member| GroupMember {
+            node: NodeId(member.node),
+            address: member.address,
+            role: match member.role {
+                Role::Voter => GroupRole::Voter,
+                Role::Learner => GroupRole::Learner,
+            },
+            leader: Some(member.node) == leader,
+            matched: member.matched,
+        });
+        let machine = self.0.replica.read();
+        Ok(GroupStatus {
+            cluster: self.0.cluster(&node),
+            node: NodeId(status.node),
+            term: status.term,
+            last_log: status.last_log.unwrap_or(0),
+            applied: status.applied.unwrap_or(0),
+            snapshot: status.snapshot.unwrap_or(0),
+            revision: machine.state.revision(),
+            sessions: machine.state.sessions().count() as u64,
+            members: members.collect(),
+            joint: status.joint,
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl proto::admin_server::Admin for Admin {
+    async fn init(
+        &self,
+        request: Request<proto::InitRequest>,
+    ) -> Result<Reply<proto::InitReply>, Status> {
+        let options = request.into_inner().try_into().map_err(invalid)?;
+        Ok(Reply::new(self.0.call(self.begin(options)).await.into()))
+    }
+
+    async fn join(
+        &self,
+        request: Request<proto::JoinRequest>,
+    ) -> Result<Reply<proto::NodeReply>, Status> {
+        let applicant = request.into_inner().try_into().map_err(invalid)?;
+        Ok(Reply::new(self.0.call(self.admit(applicant)).await.into()))
+    }
+
+    async fn invite(
+        &self,
+        request: Request<proto::InviteRequest>,
+    ) -> Result<Reply<proto::NodeReply>, Status> {
+        let address = request.into_inner().address;
+        Ok(Reply::new(self.0.call(self.invite(address)).await.into()))
+    }
+
+    async fn join_cluster(
+        &self,
+        request: Request<proto::JoinClusterRequest>,
+    ) -> Result<Reply<proto::NodeReply>, Status> {
+        let members = request.into_inner().members;
+        let join = self.order(|answer| Order::Join(members, answer), JOIN_PATIENCE);
+        Ok(Reply::new(self.0.call(join).await.into()))
+    }
+
+    async fn status(
+        &self,
+        _: Request<proto::Nothing>,
+    ) -> Result<Reply<proto::StatusReply>, Status> {
+        Ok(Reply::new(self.status().into()))
+    }
+
+    async fn remove_member(
+        &self,
+        request: Request<proto::RemoveMemberRequest>,
+    ) -> Result<Reply<proto::NodeReply>, Status> {
+        let node = NodeId(request.into_inner().node);
+        Ok(Reply::new(self.0.call(group::remove(&self.0, node)).await.into()))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<proto::TransferLeaderRequest>,
+    ) -> Result<Reply<proto::NodeReply>, Status> {
+        let to = request.into_inner().node.map(NodeId);
+        Ok(Reply::new(self.0.call(group::transfer(&self.0, to)).await.into()))
+    }
+}
+
+fn invalid(malformed: Malformed) -> Status {
+    Status::invalid_argument(malformed.to_string())
+}

@@ -1,0 +1,196 @@
+//! Changes of the group, on the leader: takes daemons in, lets them vote when they have the log,
+//! and lets members go. One change at a time.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use torus_raft::{MemberError, RaftNode, Role, Status};
+
+use super::core::{Core, not_leader};
+use super::promotion::Electorate;
+use crate::admin::{AdminClient, Applicant, Denied, Membership};
+use crate::wire::Failure;
+use crate::{Command, Error, MetadataService, NodeId, Outcome};
+
+/// How often the leader looks whether somebody can be promoted.
+const EVERY: Duration = Duration::from_millis(300);
+/// A learner this near to the end of the log has it.
+const LAG_MAX: u64 = 100;
+/// How often a change is tried again that met another one.
+const ATTEMPTS: usize = 50;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Keeps the number of voters right while this member leads.
+pub(super) async fn tend(core: Arc<Core>, node: Arc<RaftNode>) {
+    let mut leadership = node.leadership();
+    loop {
+        if leadership.wait_for(|now| now.is_self).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(EVERY).await;
+        if let Ok(_turn) = core.turn.acquire().await {
+            promote(&core, &node).await;
+        }
+    }
+}
+
+async fn promote(core: &Core, node: &RaftNode) {
+    let status = node.status();
+    if !status.membership_committed && !status.joint {
+        return;
+    }
+    let electorate = electorate(core, &status).await;
+    // A lost leader may have left a change half done; the same voters again finish it.
+    let unfinished = status.joint.then(|| electorate.voters.clone());
+    let Some(voters) = electorate.next().or(unfinished) else { return };
+    match node.set_voters(voters.clone()).await {
+        Ok(()) => tracing::info!(?voters, "the group has these voters now"),
+        Err(err) => tracing::debug!(?voters, error = %err, "the voters were not changed"),
+    }
+}
+
+/// Who votes and who could. A learner is only counted when it answers now: promoting a dead one
+/// could leave the group without a majority.
+async fn electorate(core: &Core, status: &Status) -> Electorate {
+    let of_role = |role| status.members.iter().filter(move |member| member.role == role);
+    let last = status.last_log.unwrap_or(0);
+    let mut electorate = Electorate {
+        leader: status.node,
+        voters: of_role(Role::Voter).map(|member| member.node).collect(),
+        ready: BTreeSet::new(),
+        voters_max: core.tuning.voters_max,
+    };
+    let near: Vec<_> = of_role(Role::Learner)
+        .filter(|learner| learner.matched.is_some_and(|matched| matched + LAG_MAX >= last))
+        .collect();
+    if near.len() >= electorate.wants().min(2) {
+        for learner in near {
+            let answers = AdminClient::probe(&learner.address).await;
+            if let Some(Ok(found)) = answers
+                && found.node == NodeId(learner.node)
+                && found.applied + LAG_MAX >= last
+            {
+                electorate.ready.insert(learner.node);
+            }
+        }
+    }
+    electorate
+}
+
+/// Takes a daemon in: a new identity, then a place as a learner.
+pub(super) async fn join(core: &Arc<Core>, applicant: Applicant) -> Result<Membership, Denied> {
+    let node = core.member()?;
+    leads(&node)?;
+    let known = core.replica.read().state.nodes.get(&applicant.peer).copied();
+    let allocate = Command::AllocateNode { peer: applicant.peer };
+    let id = match core.client().execute(allocate).await {
+        Ok(applied) => match applied.outcome {
+            Outcome::Node(id) => id,
+            _ => return Err(Failure::Unavailable.into()),
+        },
+        Err(Error::Refused(refusal)) => return Err(Denied::Refused(refusal)),
+        Err(_) => return Err(Failure::Unavailable.into()),
+    };
+    let turn = core.turn.acquire().await.map_err(|_| Failure::Unavailable)?;
+    insist(|| node.add_learner(id.0, applicant.address.clone())).await?;
+    tracing::info!(peer = %applicant.peer, node = %id, address = applicant.address, "taken in");
+    drop(turn);
+    // Whoever was this peer, or listened at this address, has lost its identity and is no more.
+    for old in node.status().members {
+        let same = Some(NodeId(old.node)) == known || old.address == applicant.address;
+        if same && old.node != id.0 {
+            tracing::info!(node = old.node, "removing the member that the newcomer was before");
+            if let Err(denied) = remove(core, NodeId(old.node)).await {
+                tracing::warn!(node = old.node, ?denied, "the member was not removed");
+            }
+        }
+    }
+    Ok(Membership { cluster: core.cluster(&node), node: id })
+}
+
+/// Lets a member go; if it has a vote, the others go on in an odd number.
+pub(super) async fn remove(core: &Core, id: NodeId) -> Result<Membership, Denied> {
+    let node = core.member()?;
+    leads(&node)?;
+    let _turn = core.turn.acquire().await.map_err(|_| Failure::Unavailable)?;
+    let status = node.status();
+    let member = status.members.iter().find(|member| member.node == id.0);
+    let member = member.ok_or(Denied::NoSuchMember(id))?;
+    if member.role == Role::Voter {
+        if id.0 == status.node {
+            // The next leader removes this one.
+            node.transfer_leader(None).await.map_err(|err| denied(&node, err))?;
+            let leader = node.leadership().borrow().leader.clone();
+            return Err(not_leader(&node, leader).into());
+        }
+        let mut electorate = electorate(core, &status).await;
+        electorate.ready.remove(&id.0);
+        let voters = electorate.without(id.0);
+        insist(|| node.set_voters(voters.clone())).await?;
+    }
+    insist(|| node.remove(id.0)).await?;
+    tracing::info!(node = %id, "removed from the group");
+    Ok(Membership { cluster: core.cluster(&node), node: id })
+}
+
+/// Hands the leadership over; answers who leads then.
+pub(super) async fn transfer(core: &Core, to: Option<NodeId>) -> Result<Membership, Denied> {
+    let node = core.member()?;
+    leads(&node)?;
+    let _turn = core.turn.acquire().await.map_err(|_| Failure::Unavailable)?;
+    if let Err(err) = node.transfer_leader(to.map(|node| node.0)).await {
+        let is_member = |id: u64| node.status().members.iter().any(|member| member.node == id);
+        return Err(match err {
+            MemberError::NotMember { node: id } if is_member(id) => Denied::NotAVoter(NodeId(id)),
+            err => denied(&node, err),
+        });
+    }
+    let leader = node.leadership().borrow().leader.clone().ok_or(Failure::Unavailable)?;
+    Ok(Membership { cluster: core.cluster(&node), node: NodeId(leader.node) })
+}
+
+fn leads(node: &RaftNode) -> Result<(), Failure> {
+    let leadership = node.leadership().borrow().clone();
+    if leadership.is_self { Ok(()) } else { Err(not_leader(node, leadership.leader)) }
+}
+
+/// Makes a change, again if another came between.
+async fn insist<F>(change: impl Fn() -> F) -> Result<(), Denied>
+where
+    F: Future<Output = Result<(), MemberError>>,
+{
+    let mut attempts = 0;
+    loop {
+        match change().await {
+            Ok(()) => return Ok(()),
+            Err(MemberError::InProgress | MemberError::Changed) if attempts < ATTEMPTS => {
+                attempts += 1;
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(MemberError::NotLeader { leader }) => {
+                let leader = leader.map(|leader| leader.address);
+                return Err(Failure::NotLeader { leader }.into());
+            }
+            Err(err) => return Err(reason(&err)),
+        }
+    }
+}
+
+fn denied(node: &RaftNode, err: MemberError) -> Denied {
+    match err {
+        MemberError::NotLeader { leader } => not_leader(node, leader).into(),
+        err => reason(&err),
+    }
+}
+
+fn reason(err: &MemberError) -> Denied {
+    match err {
+        MemberError::NotMember { node } => Denied::NoSuchMember(NodeId(*node)),
+        MemberError::NoVoter | MemberError::NoSuccessor => Denied::LastVoter,
+        err => {
+            tracing::warn!(error = %err, "the group was not changed");
+            Failure::Unavailable.into()
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! How a daemon gets into a cluster: waits, or asks members to take it in, or begins one.
+//!
+//! One task decides; `init` and `join` reach it as [`Order`]s.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use torus_raft::{Identity, RaftNode};
+
+use super::MemberState;
+use super::core::Core;
+use crate::admin::{AdminClient, Applicant, Denied, InitOptions, Membership};
+use crate::wire::Failure;
+use crate::{
+    AdminError, Command, Error, GlobalMetadata, MetadataService, NodeId, Refusal, Ring,
+    RingVersion, block_size_is_valid,
+};
+
+/// How often the cluster is asked again.
+const RETRY: Duration = Duration::from_millis(200);
+
+type Answer = oneshot::Sender<Result<Membership, Denied>>;
+
+/// What an operator wants.
+pub(super) enum Order {
+    Init(InitOptions, Answer),
+    /// Join the cluster of these members.
+    Join(Vec<String>, Answer),
+}
+
+pub(super) async fn run(core: Arc<Core>, mut orders: mpsc::Receiver<Order>) {
+    let mut targets = core.targets();
+    // Who waits to hear that it has joined.
+    let mut askers: Vec<Answer> = Vec::new();
+    loop {
+        if core.node().is_some() {
+            let Some(order) = orders.recv().await else { return };
+            as_member(&core, order).await;
+        } else if targets.is_empty() {
+            let Some(order) = orders.recv().await else { return };
+            match order {
+                Order::Init(options, answer) => tell(answer, begin(&core, options).await),
+                Order::Join(members, answer) => {
+                    targets = members;
+                    askers.push(answer);
+                }
+            }
+        } else {
+            core.set_state(MemberState::Joining { members: targets.clone() });
+            let asked = tokio::select! {
+                place = ask(&core, &targets) => Ok(place),
+                order = orders.recv() => Err(order),
+            };
+            match asked {
+                Ok(Some(place)) => {
+                    // Not within the select: an identity that is half written must not be left.
+                    let entered = enter(&core, place).await;
+                    for asker in askers.drain(..) {
+                        tell(asker, entered.clone());
+                    }
+                }
+                Ok(None) => tokio::time::sleep(RETRY).await,
+                Err(None) => return,
+                Err(Some(Order::Init(options, answer))) => {
+                    let result = match nobody_began(&targets).await {
+                        true => begin(&core, options).await,
+                        false => Err(Denied::Joining(targets.join(", "))),
+                    };
+                    tell(answer, result);
+                }
+                Err(Some(Order::Join(members, answer))) => {
+                    targets.extend(members);
+                    targets.sort();
+                    targets.dedup();
+                    askers.push(answer);
+                }
+            }
+        }
+    }
+}
+
+/// Whether all of `targets` wait, too: then no cluster is overlooked.
+async fn nobody_began(targets: &[String]) -> bool {
+    for target in targets {
+        let waits = Some(Err(Denied::Failure(Failure::NotInitialised)));
+        if AdminClient::probe(target).await != waits {
+            return false;
+        }
+    }
+    true
+}
+
+/// Answers an order that comes when the daemon is a member.
+async fn as_member(core: &Arc<Core>, order: Order) {
+    let Some(node) = core.node() else { return };
+    let cluster = core.cluster(&node);
+    match order {
+        // An interrupted `init` left the group without its first command.
+        Order::Init(options, answer) if core.replica.read().state.global.is_none() => {
+            tell(answer, format(core, options).await);
+        }
+        Order::Init(_, answer) | Order::Join(_, answer) => {
+            tell(answer, Err(Denied::AlreadyMember(cluster)));
+        }
+    }
+}
+
+/// Begins a cluster of this daemon alone.
+async fn begin(core: &Arc<Core>, options: InitOptions) -> Result<Membership, Denied> {
+    if !block_size_is_valid(options.block_size) {
+        return Err(Denied::Refused(Refusal::BLOCK_SIZE));
+    }
+    crate::state::validate_ring(&first_ring(&options)).map_err(Denied::Refused)?;
+    let cluster = uuid::Uuid::new_v4();
+    let node = RaftNode::bootstrap(core.raft_options(), *cluster.as_bytes(), core.machine()).await;
+    core.install(node.map_err(|err| fail(core, err))?);
+    let formatted = format(core, options).await;
+    core.run();
+    formatted
+}
+
+/// Gives the group its first command.
+async fn format(core: &Arc<Core>, options: InitOptions) -> Result<Membership, Denied> {
+    let node = core.member()?;
+    let cluster = core.cluster(&node);
+    let ring = first_ring(&options);
+    let InitOptions { block_size, block_spec, .. } = options;
+    let global = GlobalMetadata { cluster, block_size, block_spec };
+    match core.client().execute(Command::Init { global, ring }).await {
+        Ok(_) => Ok(Membership { cluster, node: NodeId(node.identity().node) }),
+        Err(Error::Refused(refusal)) => Err(Denied::Refused(refusal)),
+        Err(err) => {
+            tracing::warn!(error = %err, "the cluster was begun but not formatted");
+            Err(Failure::Unavailable.into())
+        }
+    }
+}
+
+fn first_ring(options: &InitOptions) -> Ring {
+    Ring {
+        version: RingVersion(1),
+        kind: options.ring,
+        replication: options.replication,
+        members: Vec::new(),
+    }
+}
+
+/// Asks the cluster for a place, once.
+async fn ask(core: &Core, targets: &[String]) -> Option<Membership> {
+    let applicant = Applicant { peer: core.options.peer, address: core.options.address.clone() };
+    match AdminClient::new(targets.iter().cloned()).join(applicant).await {
+        Ok(place) => Some(place),
+        Err(err @ (AdminError::Unavailable { .. } | AdminError::NotInitialised { .. })) => {
+            tracing::debug!(error = %err, "not taken in yet");
+            None
+        }
+        Err(err) => {
+            tracing::warn!(error = %err, "the cluster does not take this daemon in");
+            None
+        }
+    }
+}
+
+/// Starts the node at the place that the cluster gave.
+async fn enter(core: &Arc<Core>, place: Membership) -> Result<Membership, Denied> {
+    let identity = Identity { cluster: *place.cluster.as_bytes(), node: place.node.0 };
+    let node = RaftNode::join(core.raft_options(), identity, core.machine()).await;
+    core.install(node.map_err(|err| fail(core, err))?);
+    core.run();
+    Ok(place)
+}
+
+/// Nothing can be done here without a log.
+fn fail(core: &Core, err: torus_raft::Error) -> Denied {
+    tracing::error!(error = %err, "the metadata member cannot be started");
+    core.set_state(MemberState::Failed(Arc::new(err)));
+    Failure::Unavailable.into()
+}
+
+fn tell(answer: Answer, result: Result<Membership, Denied>) {
+    // Whoever asked may have gone; the result stands all the same.
+    drop(answer.send(result));
+}
