@@ -30,6 +30,7 @@
 //! without the medium having it.
 
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -46,7 +47,7 @@ mod superblock;
 
 use commit::{GroupCommit, Shared};
 use files::Tables;
-use index::{Change, Index, Work};
+use index::{Change, FreeSlot, Held, Index, Work};
 use recover::{Recovered, checksum, flush_range, recover};
 use slot::{FREE, SEAL_LEN, SlotIndex};
 
@@ -142,21 +143,20 @@ impl Mfile {
         slot.0 * u64::from(self.geometry.block_size) + u64::from(offset)
     }
 
-    /// The slot of `block`, claimed, for an append at `offset`.
-    fn claim_for_append(&self, block: BlockRef, offset: u32) -> Result<SlotIndex, Error> {
+    /// `block`, claimed, for an append at `offset`.
+    fn claim_for_append(&self, block: BlockRef, offset: u32) -> Result<Held, Error> {
         loop {
             let mut state = self.lock_idle(block)?;
             if let Some(held) = state.index.get(block) {
                 check_append(block, held.state, offset)?;
                 state.index.claim(block);
-                return Ok(held.slot);
+                return Ok(held);
             }
             if offset != 0 {
                 return Err(Error::NoSuchBlock { block });
             }
             if let Some(slot) = self.take_slot(&mut state)? {
-                state.index.create(block, slot);
-                return Ok(slot);
+                return Ok(state.index.create(block, slot));
             }
             drop(state);
             self.sync()?;
@@ -164,7 +164,7 @@ impl Mfile {
     }
 
     /// A free slot; none, if a sync will free some.
-    fn take_slot(&self, state: &mut State) -> Result<Option<SlotIndex>, Error> {
+    fn take_slot(&self, state: &mut State) -> Result<Option<FreeSlot>, Error> {
         match state.index.take_slot() {
             None if !state.index.has_retiring() => {
                 Err(Error::Full { capacity: self.geometry.capacity_blocks })
@@ -243,6 +243,21 @@ impl Mfile {
     }
 }
 
+/// How many zeros to write behind an append of `range` to a slot that has been written up to
+/// `written`.
+///
+/// The first write to reserved space makes the file system commit a change of its own at the next
+/// sync, which costs as much as the sync itself. So a small append writes ahead, and the next ones
+/// find written space. A large one is alone with its commit, and zeros would only be more to write.
+fn padding(written: u32, range: Range<u32>, block_size: u32) -> u32 {
+    const SMALL: u32 = 16 << 10;
+    const AHEAD: u32 = 128 << 10;
+    if range.end <= written || SMALL < range.end - range.start {
+        return 0;
+    }
+    range.end.next_multiple_of(AHEAD).min(block_size) - range.end
+}
+
 fn flush_seals<'a>(
     tables: &mut Tables,
     slots: impl DoubleEndedIterator<Item = &'a SlotIndex>,
@@ -264,10 +279,18 @@ impl BlockStore for Mfile {
 
     fn append(&self, block: BlockRef, offset: u32, data: &[u8]) -> Result<(), Error> {
         let length = checked_end(block, offset, data.len(), self.geometry.block_size)?;
-        let slot = self.claim_for_append(block, offset)?;
-        let written = self.data.write_at(self.position(slot, offset), data);
+        let held = self.claim_for_append(block, offset)?;
+        let padding = padding(held.written, offset..length, self.geometry.block_size);
+        let position = self.position(held.slot, offset);
+        let written = if padding == 0 {
+            self.data.write_at(position, data)
+        } else {
+            let mut padded = data.to_vec();
+            padded.resize(data.len() + padding as usize, 0);
+            self.data.write_at(position, &padded)
+        };
         self.finish(|index| match written {
-            Ok(()) => index.appended(block, length),
+            Ok(()) => index.appended(block, length, length + padding),
             Err(_) => index.release(block),
         });
         written.map_err(Error::io("write", &self.data_path))
@@ -325,9 +348,11 @@ impl BlockStore for Mfile {
             };
             match state.index.get(block) {
                 Some(_) => state.index.claim(block),
-                None => state.index.create(block, slot),
+                None => {
+                    state.index.create(block, slot);
+                }
             }
-            break slot;
+            break slot.index;
         };
         let written = self.data.write_at(self.position(slot, 0), data);
         self.finish(|index| match written {

@@ -24,6 +24,16 @@ pub(super) struct Held {
     pub(super) busy: bool,
     /// Its first bytes are not written yet: not visible.
     pub(super) fresh: bool,
+    /// How far the slot has been written to, by this block or an earlier one.
+    pub(super) written: u32,
+}
+
+/// A slot that was taken.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FreeSlot {
+    pub(super) index: SlotIndex,
+    /// As far as is known, nothing was ever written there.
+    pub(super) is_new: bool,
 }
 
 /// What a slot's entry in the seal table becomes.
@@ -98,15 +108,15 @@ impl Index {
     }
 
     /// Takes a free slot, the lowest of those used before, so that the file is used densely.
-    pub(super) fn take_slot(&mut self) -> Option<SlotIndex> {
-        if let Some(slot) = self.returned.pop_first() {
-            return Some(slot);
+    pub(super) fn take_slot(&mut self) -> Option<FreeSlot> {
+        if let Some(index) = self.returned.pop_first() {
+            return Some(FreeSlot { index, is_new: false });
         }
         if self.unused_from == self.capacity {
             return None;
         }
         self.unused_from += 1;
-        Some(SlotIndex(self.unused_from - 1))
+        Some(FreeSlot { index: SlotIndex(self.unused_from - 1), is_new: true })
     }
 
     /// Whether a sync will free slots.
@@ -138,14 +148,18 @@ impl Index {
     }
 
     /// Puts a new block into a slot, invisible and claimed.
-    pub(super) fn create(&mut self, block: BlockRef, slot: SlotIndex) {
-        self.insert(block, slot, BlockState::Open { length: 0 }, true);
+    pub(super) fn create(&mut self, block: BlockRef, slot: FreeSlot) -> Held {
+        self.insert(block, slot.index, BlockState::Open { length: 0 }, true);
         self.claim(block);
+        let held = self.held(block);
+        held.written = if slot.is_new { 0 } else { u32::MAX };
+        *held
     }
 
-    /// A claimed block has `length` bytes now.
-    pub(super) fn appended(&mut self, block: BlockRef, length: u32) {
+    /// A claimed block has `length` bytes now; its slot was written up to `written`.
+    pub(super) fn appended(&mut self, block: BlockRef, length: u32, written: u32) {
         let held = self.held(block);
+        held.written = held.written.max(written);
         held.state = BlockState::Open { length };
         held.busy = false;
         let (slot, was_fresh) = (held.slot, std::mem::take(&mut held.fresh));
@@ -213,7 +227,7 @@ impl Index {
 
     fn insert(&mut self, block: BlockRef, slot: SlotIndex, state: BlockState, fresh: bool) {
         self.stamps += 1;
-        let held = Held { slot, state, stamp: self.stamps, busy: false, fresh };
+        let held = Held { slot, state, stamp: self.stamps, busy: false, fresh, written: u32::MAX };
         self.blocks.insert(block, held);
     }
 

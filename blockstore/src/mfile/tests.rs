@@ -213,3 +213,18 @@ fn decay_of_the_data_is_seen_by_its_checksum() {
     store.put(block(1), &bytes).unwrap();
     assert_eq!(read(&store, block(1), 1000), bytes);
 }
+
+#[test]
+fn small_appends_write_ahead_in_new_space() {
+    const BLOCK: u32 = 512 << 10;
+    let check = |written, range, expected| {
+        assert_eq!(super::padding(written, range, BLOCK), expected);
+    };
+    check(0, 0..4096, (128 << 10) - 4096);
+    check(128 << 10, 4096..8192, 0);
+    check(128 << 10, (126 << 10)..(130 << 10), 126 << 10);
+    check(0, BLOCK - 100..BLOCK, 0);
+    check(0, 0..(17 << 10), 0);
+    check(u32::MAX, 0..4096, 0);
+    assert_eq!(super::padding(0, 0..100, 4096), 3996);
+}

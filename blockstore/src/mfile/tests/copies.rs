@@ -80,7 +80,8 @@ fn the_best_copy_is_kept_and_of_equals_the_lower() {
         Unproven Unsettled -> slot 5, unsettled
         Unproven Broken -> slot 5, sealed
         Unproven Unproven -> slot 2, unsettled
-    "#]].assert_eq(&table);
+    "#]]
+    .assert_eq(&table);
 }
 
 #[test]
