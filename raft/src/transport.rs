@@ -34,3 +34,6 @@ fn admit(to: Identity, envelope: Option<&proto::Envelope>) -> Result<(), Status>
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -214,7 +214,7 @@ impl Sink for Batches {
                         }
                     }
                     Op::Vote { value, .. } => batch.put_cf(open.meta, VOTE, value),
-                    Op::Truncate { from, last } => {
+                    Op::Truncate { from, last, .. } => {
                         batch.delete_range_cf(open.log, from.to_be_bytes(), after(*last));
                     }
                     Op::Purge { from, last, value } => {
@@ -363,6 +363,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        let (done, answer) = oneshot::channel();
         let op = {
             let mut state = self.state();
             let from = last.map_or(0, |id| id.index + 1);
@@ -371,9 +372,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             };
             state.tail.truncate(from);
             state.last = last.max(state.purged);
-            Op::Truncate { from, last: end }
+            Op::Truncate { from, last: end, done }
         };
-        self.0.writer.submit(op)
+        self.0.writer.submit(op)?;
+        // Durable before the snapshot that may be installed next: a restart that found the new
+        // snapshot and the old entries would take the log for damaged.
+        answer.await.map_err(io::Error::other)?
     }
 
     async fn purge(&mut self, id: LogId) -> io::Result<()> {

@@ -34,6 +34,7 @@ pub(super) enum Op {
     Truncate {
         from: u64,
         last: u64,
+        done: oneshot::Sender<io::Result<()>>,
     },
     /// Removes the entries `from..=last` and notes `value` as the last purged ID.
     Purge {
@@ -66,11 +67,11 @@ impl Op {
     fn finish(self, result: io::Result<()>) {
         match self {
             Self::Append { done, .. } => done.io_completed(result),
-            Self::Vote { done, .. } => {
+            Self::Vote { done, .. } | Self::Truncate { done, .. } => {
                 // Nobody waits any more when the node shuts down.
                 drop(done.send(result));
             }
-            Self::Truncate { .. } | Self::Purge { .. } | Self::Committed { .. } => {}
+            Self::Purge { .. } | Self::Committed { .. } => {}
         }
     }
 }

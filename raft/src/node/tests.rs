@@ -245,8 +245,11 @@ async fn a_read_on_a_follower_sees_every_write_that_returned() {
 
     let (_, _) = first.stop().await;
     let (_, _) = third.stop().await;
-    let alone = second.node.linearize(Duration::from_millis(300)).await;
+    let term = second.node.status().term;
+    // Longer than it takes to miss the leader and to campaign.
+    let alone = second.node.linearize(Duration::from_secs(3)).await;
     assert!(matches!(alone, Err(ReadError::Unavailable { .. })), "{alone:?}");
+    assert_eq!(second.node.status().term, term, "a pre-vote that nobody grants starts no term");
     let alone = second.node.write("x", Duration::from_millis(300)).await;
     assert!(matches!(alone, Err(WriteError::NotLeader { .. } | WriteError::Unknown)));
     second.stop().await;
