@@ -132,7 +132,9 @@ impl Server {
         let surroundings = Surroundings {
             shutdown: &shutdown,
             budget: Budget::new(options.max_payload_bytes),
-            stall: options.stall_timeout,
+            // The kernel is no stranger, and a connection that it loses costs its user more than it
+            // costs us.
+            stall: None,
             drain: options.drain_timeout,
             late: Late::Ignored,
         };
@@ -179,7 +181,7 @@ impl Served {
                 let surroundings = Surroundings {
                     shutdown: &self.shutdown,
                     budget: self.budget.clone(),
-                    stall: self.options.stall_timeout,
+                    stall: Some(self.options.stall_timeout),
                     drain: self.options.drain_timeout,
                     late: Late::Refused,
                 };
@@ -209,8 +211,7 @@ async fn serve_requests<S>(
             warn!(error = %Chain(&end), "connection ends");
         }
     }
-    // The client sees the end of the connection when its writes are closed with the export, but
-    // need not wait for our lingering.
+    // Before the connection: a client that waits for its end may then open the export again.
     export.close().await;
     match end {
         End::Broken(_) | End::Stalled | End::Eof => {}

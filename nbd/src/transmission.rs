@@ -52,7 +52,7 @@ pub(crate) struct Surroundings<'e> {
     pub(crate) shutdown: &'e CancellationToken,
     pub(crate) budget: Budget,
     /// How long a client may neither send the rest of a request nor take a reply.
-    pub(crate) stall: Duration,
+    pub(crate) stall: Option<Duration>,
     /// How long requests in flight may take after the shutdown began.
     pub(crate) drain: Duration,
     /// What becomes of requests that arrive after the shutdown began.
@@ -166,7 +166,7 @@ struct Transmission<'e, S> {
     reservation: Reservation,
     // Futures with wakers of their own: they cost nothing while they sleep.
     controls: FuturesUnordered<BoxFuture<'e, Control>>,
-    stall: Duration,
+    stall: Option<Duration>,
     drain: Duration,
     late: Late,
     received: u64,
@@ -235,11 +235,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transmission<'_, S> {
     }
 
     fn next_tick(&mut self) {
-        let stall = self.stall;
-        self.controls.push(Box::pin(async move {
-            sleep(stall).await;
-            Control::Tick
-        }));
+        if let Some(stall) = self.stall {
+            self.controls.push(Box::pin(async move {
+                sleep(stall).await;
+                Control::Tick
+            }));
+        }
     }
 
     /// Ends the connection if the client was to move and nothing moved since the last tick.
