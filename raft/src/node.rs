@@ -27,6 +27,7 @@ use crate::snapshot::Shelf;
 use crate::status::{Leadership, Status};
 use crate::transport::{Channels, Receiver, Transport};
 use crate::{apply, status};
+use monitor::DiskLimits;
 use reads::Reads;
 
 /// The ID of the node that begins a group.
@@ -267,7 +268,7 @@ impl RaftNode {
                 .await
                 .map_err(|err| start_error(err.into()))?;
         let (leadership, leadership_task) = monitor::leadership(&raft);
-        let (failure, failure_task) = monitor::failure(&raft, log.health());
+        let (failure, failure_task) = monitor::failure(&raft, log.health(), DiskLimits::default());
         let reads = Reads::start(raft.clone(), channels);
         let tasks = vec![leadership_task, failure_task];
         let room = Semaphore::new(ROOM);

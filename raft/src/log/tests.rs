@@ -172,3 +172,32 @@ fn a_folder_in_use_is_refused() {
     first.close();
     Database::open(dir.path()).unwrap();
 }
+
+/// A log of 100 entries in RocksDB's write-ahead file, whose path it returns.
+async fn log_in_one_file(dir: &Path) -> std::path::PathBuf {
+    let mut log = open(dir).unwrap();
+    for index in 0..100 {
+        log.blocking_append([entry(1, index, 1000)]).await.unwrap();
+    }
+    log.close();
+    let is_log = |path: &std::path::PathBuf| path.extension().is_some_and(|end| end == "log");
+    let files = std::fs::read_dir(dir).unwrap().map(|file| file.unwrap().path());
+    files.filter(is_log).max_by_key(|path| path.metadata().unwrap().len()).unwrap()
+}
+
+#[tokio::test]
+async fn a_torn_end_is_accepted_and_damage_before_it_is_not() {
+    let dir = TempDir::new().unwrap();
+    let file = log_in_one_file(dir.path()).await;
+    let intact = std::fs::read(&file).unwrap();
+    assert!(intact.len() > 100_000, "{} bytes", intact.len());
+    let mut damaged = intact.clone();
+    damaged[intact.len() / 2] ^= 1;
+    std::fs::write(&file, damaged).unwrap();
+    assert!(matches!(open(dir.path()), Err(Error::Log { .. })));
+
+    std::fs::write(&file, &intact[..intact.len() - 10]).unwrap();
+    let mut log = open(dir.path()).unwrap();
+    assert_eq!(indices(&mut log).await, (0..99).collect::<Vec<_>>());
+    log.close();
+}

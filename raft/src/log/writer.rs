@@ -105,7 +105,7 @@ impl Health {
         since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
-    fn set_busy(&self, busy: bool) {
+    pub(crate) fn set_busy(&self, busy: bool) {
         #[expect(clippy::disallowed_methods, reason = "the driver of the disk times its writes")]
         let since = busy.then(Instant::now);
         *self.busy_since.lock().unwrap_or_else(PoisonError::into_inner) = since;

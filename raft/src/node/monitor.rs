@@ -14,13 +14,24 @@ use crate::log::Health;
 use crate::metrics::Watcher;
 use crate::status::Leadership;
 
-/// How often the age of the write under way is looked at.
-const DISK_CHECK: Duration = Duration::from_secs(1);
-/// After this, another node should lead: heartbeats go on without the disk, so no other node
-/// would start an election by itself.
-const DISK_SLOW: Duration = Duration::from_secs(5);
-/// After this, the node is of no use to anyone.
-const DISK_DEAD: Duration = Duration::from_secs(30);
+/// What the watchdog takes for a disk that works.
+#[derive(Clone, Copy)]
+pub(super) struct DiskLimits {
+    /// How often the age of the write under way is looked at.
+    check: Duration,
+    /// After this, another node should lead: heartbeats go on without the disk, so no other node
+    /// would start an election by itself.
+    slow: Duration,
+    /// After this, the node is of no use to anyone.
+    dead: Duration,
+}
+
+impl Default for DiskLimits {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { check: seconds(1), slow: seconds(5), dead: seconds(30) }
+    }
+}
 
 /// Publishes who leads, until the node stops.
 pub(super) fn leadership(raft: &Raft) -> (watch::Receiver<Leadership>, JoinHandle<()>) {
@@ -43,13 +54,14 @@ pub(super) fn leadership(raft: &Raft) -> (watch::Receiver<Leadership>, JoinHandl
 pub(super) fn failure(
     raft: &Raft,
     health: Arc<Health>,
+    limits: DiskLimits,
 ) -> (watch::Receiver<Option<Failure>>, JoinHandle<()>) {
     let (publish, published) = watch::channel(None);
     let raft = raft.clone();
     let follow = async move {
         let failure = tokio::select! {
             reason = fatal(&raft) => Failure::Fatal { reason },
-            waited = stall(&raft, &health) => {
+            waited = stall(&raft, &health, limits) => {
                 let waited_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
                 Failure::Stalled { waited_ms }
             }
@@ -78,15 +90,15 @@ async fn fatal(raft: &Raft) -> String {
 }
 
 /// Ends when a write to the log takes longer than a working disk would need.
-async fn stall(raft: &Raft, health: &Health) -> Duration {
+async fn stall(raft: &Raft, health: &Health, limits: DiskLimits) -> Duration {
     let mut handed_over = false;
     loop {
-        tokio::time::sleep(DISK_CHECK).await;
+        tokio::time::sleep(limits.check).await;
         let busy = health.busy_for();
-        if busy >= DISK_DEAD {
+        if busy >= limits.dead {
             return busy;
         }
-        if busy < DISK_SLOW {
+        if busy < limits.slow {
             handed_over = false;
         } else if !handed_over {
             handed_over = true;
@@ -97,6 +109,32 @@ async fn stall(raft: &Raft, health: &Health) -> Duration {
             {
                 tracing::warn!(error = %err, to, "cannot hand the leadership over");
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::three;
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_leader_whose_disk_is_stuck_hands_over_and_then_gives_up() {
+        let [first, second, third] = three(1000).await;
+        let health = Arc::new(Health::default());
+        health.set_busy(true);
+        let milliseconds = Duration::from_millis;
+        let (check, slow) = (milliseconds(10), milliseconds(50));
+        let limits = DiskLimits { check, slow, dead: milliseconds(5000) };
+        let (mut failure, task) = super::failure(&first.node.raft, health, limits);
+        first
+            .until("another leader", |now| now.leader.as_ref().is_some_and(|to| to.node != 1))
+            .await;
+        let found = failure.wait_for(Option::is_some).await.unwrap().clone();
+        assert!(matches!(found, Some(Failure::Stalled { .. })), "{found:?}");
+        task.await.unwrap();
+        for member in [first, second, third] {
+            member.stop().await;
         }
     }
 }

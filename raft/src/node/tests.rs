@@ -53,8 +53,8 @@ impl StateMachine for List {
 }
 
 /// One node with its server and its folder, which outlives it.
-struct Member {
-    node: RaftNode,
+pub(super) struct Member {
+    pub(super) node: RaftNode,
     list: List,
     dir: Arc<TempDir>,
     address: String,
@@ -117,7 +117,7 @@ impl Member {
     }
 
     /// Waits until the status of this node is as wanted; fails with the last one seen.
-    async fn until(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
+    pub(super) async fn until(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
         let mut metrics = crate::metrics::Watcher::of(&self.node.raft);
         let found = metrics.wait_for(|now| wanted(&Status::of(now, &self.address)));
         match tokio::time::timeout(SOON, found).await {
@@ -133,7 +133,7 @@ impl Member {
     }
 
     /// Stops the node and its server; returns what another one can be started from.
-    async fn stop(self) -> (Arc<TempDir>, String) {
+    pub(super) async fn stop(self) -> (Arc<TempDir>, String) {
         // The receiver is gone if the server has ended by itself.
         self.stop.send(()).ok();
         self.server.await.unwrap();
@@ -143,7 +143,7 @@ impl Member {
 }
 
 /// A group of three voters; the first one leads.
-async fn three(snapshot_after: u64) -> [Member; 3] {
+pub(super) async fn three(snapshot_after: u64) -> [Member; 3] {
     let first = Member::start(How::Bootstrap, snapshot_after).await.unwrap();
     let second = Member::start(How::Join(2), snapshot_after).await.unwrap();
     let third = Member::start(How::Join(3), snapshot_after).await.unwrap();
