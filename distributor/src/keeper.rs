@@ -256,8 +256,13 @@ impl Keeper {
         let mut status = self.progress.status();
         status.used_blocks = self.store.used_blocks();
         status.capacity_blocks = self.store.geometry().capacity_blocks;
-        status.ring = read(&self.ring).0;
+        status.ring = self.ring().0;
         status
+    }
+
+    /// The ring that it follows; 0: none yet.
+    pub fn ring(&self) -> RingVersion {
+        *read(&self.ring)
     }
 
     /// Follows `version` from now on: no answer for another holds any more.

@@ -8,6 +8,8 @@
 
 mod connection;
 mod syncer;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

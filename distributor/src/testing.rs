@@ -51,6 +51,8 @@ pub(crate) struct Rigged {
     /// Blocks whose bytes come back wrong.
     pub(crate) rotten: Mutex<BTreeSet<BlockRef>>,
     pub(crate) sync_fails: AtomicBool,
+    /// Held while the disk takes its time.
+    pub(crate) slow_disk: Mutex<()>,
 }
 
 impl Rigged {
@@ -60,6 +62,7 @@ impl Rigged {
             unsettled: Mutex::default(),
             rotten: Mutex::default(),
             sync_fails: AtomicBool::new(false),
+            slow_disk: Mutex::default(),
         })
     }
 
@@ -103,6 +106,7 @@ impl BlockStore for Rigged {
     }
 
     fn sync(&self) -> Result<(), Error> {
+        drop(lock(&self.slow_disk));
         if self.sync_fails.load(Ordering::Relaxed) {
             return Err(Error::Poisoned { path: "rigged".into() });
         }
@@ -153,7 +157,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    async fn start(number: u128, capacity_blocks: u64) -> Self {
+    pub(crate) async fn start(number: u128, capacity_blocks: u64) -> Self {
         let store = Rigged::new(capacity_blocks);
         let fences = Arc::new(FenceTable::in_memory());
         let identity = Identity { cluster: CLUSTER, peer: peer(number) };

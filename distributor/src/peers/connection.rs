@@ -220,3 +220,87 @@ pub(super) fn fail(reply: Reply) {
 fn broken_pipe() -> LinkError {
     LinkError::Io(std::io::ErrorKind::BrokenPipe.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncWriteExt, DuplexStream, duplex, split};
+
+    const TARGET: Target =
+        Target { cluster: Uuid::from_u128(7), peer: PeerId(Uuid::from_u128(9)), block_size: 65536 };
+
+    /// A connection and the far end, behind its greeting.
+    async fn connect() -> (Arc<Connection>, impl AsyncRead + Unpin, DuplexStream) {
+        let (near, mut far) = duplex(1 << 20);
+        let (mut reader, writer) = split(near);
+        let welcome = Welcome {
+            refusal: None,
+            cluster: *TARGET.cluster.as_bytes(),
+            peer: TARGET.peer,
+            block_size: TARGET.block_size,
+        };
+        far.write_all(&welcome.encode()).await.unwrap();
+        let connection = Connection::open(TARGET, &mut reader, writer).await.unwrap();
+        let mut hello = [0; Hello::LEN];
+        far.read_exact(&mut hello).await.unwrap();
+        (connection, reader, far)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_peer_fails_its_requests_within_three_seconds() {
+        let (connection, reader, _far) = connect().await;
+        let (reply, answer) = oneshot::channel();
+        connection.send(Request::Status, reply);
+        let began = Instant::now();
+        let ended = connection.run(reader, TARGET.block_size).await;
+        assert!(matches!(ended, LinkError::Silent), "{ended:?}");
+        assert!(began.elapsed() <= Duration::from_secs(3), "{:?}", began.elapsed());
+        assert_eq!(answer.await.unwrap(), Err(PeerError::Silent));
+        let (reply, answer) = oneshot::channel();
+        connection.send(Request::Status, reply);
+        assert_eq!(answer.await.unwrap(), Err(PeerError::Silent));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_request_fails_alone() {
+        let (connection, reader, mut far) = connect().await;
+        let (reply, answer) = oneshot::channel();
+        connection.send(Request::Status, reply);
+        // The far end answers every ping and nothing else.
+        let pinged = async {
+            let (source, mut sink) = split(&mut far);
+            let mut frames = FrameReader::new(source, TARGET.block_size);
+            loop {
+                while let Some(frame) = frames.buffered().unwrap() {
+                    if frame.head.op == Request::Ping.op() {
+                        let head = Head { op: frame.head.op | REPLY, ..frame.head };
+                        let parts = frame::encode(head, frame::Body::default());
+                        sink.write_all(&parts.concat()).await.unwrap();
+                    }
+                }
+                frames.fill().await.unwrap();
+            }
+        };
+        let began = Instant::now();
+        let answer: Result<Response, PeerError> = tokio::select! {
+            answer = answer => answer.unwrap(),
+            ended = connection.run(reader, TARGET.block_size) => panic!("{ended:?}"),
+            () = pinged => unreachable!(),
+        };
+        assert_eq!(answer, Err(PeerError::TooSlow));
+        assert!(began.elapsed() >= REQUEST_TIMEOUT);
+    }
+
+    #[tokio::test]
+    async fn a_reply_to_another_op_ends_the_connection() {
+        let (connection, reader, mut far) = connect().await;
+        let (reply, answer) = oneshot::channel();
+        connection.send(Request::Status, reply);
+        let head = Head { op: Request::Ping.op() | REPLY, flags: 0, status: 0, id: 1 };
+        far.write_all(&frame::encode(head, frame::Body::default()).concat()).await.unwrap();
+        let ended = connection.run(reader, TARGET.block_size).await;
+        assert!(matches!(ended, LinkError::Protocol(_)), "{ended:?}");
+        // The reply is dropped, which a caller takes for silence.
+        assert!(answer.await.is_err());
+    }
+}

@@ -26,6 +26,9 @@ const PERIOD: Duration = Duration::from_secs(300);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// How long a change waits for others that come with it.
+const FLOCK: Duration = Duration::from_millis(500);
+
 /// Looks after the blocks of one node; ends when dropped.
 pub struct Rebalancer {
     trigger: Arc<Notify>,
@@ -106,7 +109,7 @@ async fn keep_balance(surroundings: Surroundings, trigger: Arc<Notify>) {
             () = causes.wait(&outcome) => {
                 pause = SHORTEST_PAUSE;
                 // Changes come in flocks.
-                sleep(SHORTEST_PAUSE).await;
+                sleep(FLOCK).await;
             }
         }
     }
@@ -157,7 +160,7 @@ impl Causes {
             };
             if now.ring != self.seen.ring
                 || now.volume_deletions != self.seen.volume_deletions
-                || (last.held_back > 0 && now.volume_changes != self.seen.volume_changes)
+                || (last.waits_for_volumes() && now.volume_changes != self.seen.volume_changes)
                 || now.health.iter().any(came_up)
             {
                 return;

@@ -31,8 +31,12 @@ const VERIFIED: usize = 32;
 pub(super) struct Outcome {
     /// Copies that wait for another peer, or could not be moved.
     pub(super) left: u64,
-    /// Misplaced copies that stay because they are open or in an open window.
+    /// Copies that stay as they are until their volume's next step: misplaced ones that are open or
+    /// in an open window, and unsettled ones of which nobody knows the seal.
     pub(super) held_back: u64,
+    /// Whether a window places blocks elsewhere than the present ring does, so that more will have
+    /// to be moved.
+    pub(super) is_written_elsewhere: bool,
     pub(super) has_moved: bool,
     /// The ring changed under it, or the metadata did not answer.
     pub(super) is_cut_short: bool,
@@ -41,6 +45,11 @@ pub(super) struct Outcome {
 impl Outcome {
     pub(super) fn is_unfinished(&self) -> bool {
         self.left > 0 || self.is_cut_short
+    }
+
+    /// Whether a change of a volume may let a pass do what this one could not.
+    pub(super) fn waits_for_volumes(&self) -> bool {
+        self.held_back > 0 || self.is_written_elsewhere
     }
 }
 
@@ -79,6 +88,8 @@ impl<'a> Pass<'a> {
     async fn all_blocks(&mut self) {
         let store = Arc::clone(self.around.keeper.store());
         let deleted = self.read_pins().await;
+        self.outcome.is_written_elsewhere =
+            deleted.as_ref().is_some_and(|pins| pins.has_window_beside(self.ring.version()));
         let mut unchecked = store.used_blocks();
         let mut after = None;
         loop {
@@ -173,19 +184,31 @@ impl<'a> Pass<'a> {
                 } else {
                     self.outcome.left += 1;
                 }
+            } else {
+                self.outcome.held_back += 1;
             }
         }
     }
 
     /// What the other places of the blocks hold.
-    async fn ask(&self, held: &[Held]) -> BTreeMap<BlockRef, BTreeMap<PeerId, Known>> {
+    async fn ask(&mut self, held: &[Held]) -> BTreeMap<BlockRef, BTreeMap<PeerId, Known>> {
         let mut questions: BTreeMap<PeerId, Vec<BlockRef>> = BTreeMap::new();
         for held in held {
             for peer in held.desired.iter().filter(|&&peer| peer != self.around.me) {
                 questions.entry(*peer).or_default().push(held.block);
             }
         }
-        ask_states(self.around, questions).await
+        let asked: Vec<PeerId> = questions.keys().copied().collect();
+        let known = ask_states(self.around, questions).await;
+        // One that is down will be noticed when it comes up; one that is slow is asked again.
+        let silent: BTreeSet<PeerId> = known
+            .values()
+            .flatten()
+            .filter_map(|(peer, known)| (*known == Known::Silent).then_some(*peer))
+            .collect();
+        let is_slow = |peer: &&PeerId| silent.contains(peer) && self.around.peers.is_up(**peer);
+        self.outcome.left += asked.iter().filter(is_slow).count() as u64;
+        known
     }
 
     async fn carry_out(&mut self, judged: Vec<(Held, Verdict)>) {

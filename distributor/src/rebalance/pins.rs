@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use torus_blockstore::{BlockKind, BlockRef, VolumeId};
-use torus_metadata::{Volume, Window};
+use torus_metadata::{RingVersion, Volume, Window};
 
 /// What the metadata said of all volumes at one moment.
 pub(crate) struct Pins {
@@ -30,6 +30,12 @@ impl Pins {
     /// Whether the volume is there; neither this nor deleted: it is newer than the reading.
     pub(crate) fn is_known(&self, volume: VolumeId) -> bool {
         self.volumes.contains_key(&volume)
+    }
+
+    /// Whether blocks are being written to other places than those of the ring of this version.
+    pub(crate) fn has_window_beside(&self, ring: RingVersion) -> bool {
+        let mut windows = self.volumes.values().flat_map(|volume| &volume.windows);
+        windows.any(|window| window.ring != ring || !window.excluded.is_empty())
     }
 
     /// The windows that say where `block` is, as far as no checkpoint is past it.

@@ -116,24 +116,29 @@ async fn a_ring_change_moves_blocks_to_exactly_their_places() {
 
 #[tokio::test]
 async fn nothing_is_dropped_while_the_metadata_does_not_answer() {
-    let cluster = Cluster::start(3, 2, 2).await;
+    let cluster = Cluster::start(2, 1, 1).await;
     create_volume(&cluster).await;
     store_blocks(&cluster, 20).await;
-    let daemons = look_after_all(&cluster);
-    let client = cluster.follower.view();
-    set_ring(&cluster.metadata, 3, 2, [3, 1]).await;
+    // The daemon knows the ring, and cannot read the volumes.
+    let mut known = cluster.follower.view().borrow().clone();
+    let mut ring = known.ring.as_ref().unwrap().ring().clone();
+    ring.version = RingVersion(3);
+    ring.members[0].peer = peer(2);
+    known.ring = Some(Arc::new(crate::Placer::new(&ring)));
     cluster.metadata.set_reachable(false);
-    for daemon in &daemons {
-        daemon.rebalancer.trigger();
-    }
-    let current = || client.borrow().ring.as_ref().map(|ring| ring.version());
-    // Whether the daemons have heard of the ring or not: every block stays with its holders.
-    for (index, holders) in holders(&cluster, 20) {
-        assert!(holders.is_superset(&[peer(1), peer(2)].into()), "{index}: {holders:?}");
-    }
+    cluster.nodes[1].server.keeper().enter_ring(RingVersion(3));
+    let (_sender, view) = tokio::sync::watch::channel(known);
+    let server = &cluster.nodes[0].server;
+    let peers = TcpPeers::start(CLUSTER, BLOCK_SIZE, Some(server.clone()), view.clone());
+    let metadata = Arc::clone(&cluster.metadata) as Arc<dyn MetadataService>;
+    let _rebalancer = Rebalancer::start(server, Arc::new(peers), metadata, view);
+    let has_all = |node: &Node| (1..=20).all(|index| node.holds(block(index)));
+    let left = || server.keeper().progress().status().blocks_to_move;
+    eventually("the blocks are pushed", || has_all(&cluster.nodes[1]) && left() == 20).await;
+    assert!(has_all(&cluster.nodes[0]));
+    // As soon as it answers, they go.
     cluster.metadata.set_reachable(true);
-    eventually("the ring is followed", || current() == Some(RingVersion(3))).await;
-    balanced(&cluster, 20).await;
+    eventually("the blocks are gone", || cluster.nodes[0].store.used_blocks() == 0).await;
     check_contents(&cluster, 20).await;
 }
 
@@ -209,6 +214,29 @@ async fn blocks_of_an_open_window_stay_until_a_checkpoint_is_past_them() {
     cluster.metadata.execute(Command::CommitHead { volume: volume(1), head }).await.unwrap();
     balanced(&cluster, 20).await;
     check_contents(&cluster, 20).await;
+}
+
+#[tokio::test]
+async fn blocks_that_an_old_window_places_after_the_ring_changed_move_too() {
+    let cluster = Cluster::start(2, 1, 1).await;
+    create_volume(&cluster).await;
+    let (_, epoch) = open_window(&cluster, 2, &[]).await;
+    let placement = cluster.pool.place_now().await.unwrap();
+    let _daemons = look_after_all(&cluster);
+    set_ring(&cluster.metadata, 3, 1, [2]).await;
+    let rings = || cluster.nodes.iter().map(|node| node.server.keeper().ring().0);
+    eventually("all follow the ring", || rings().eq([3, 3])).await;
+    let progress = || cluster.nodes[0].server.keeper().progress().status();
+    eventually("a pass is over", || progress().unchecked_blocks == 0).await;
+    for index in 1..=3 {
+        let old = cluster.pool.peers_of(block(index), placement.clone()).await.unwrap();
+        assert_eq!(old, [peer(1)]);
+        cluster.pool.put(old, block(index), epoch, content(index)).await.unwrap();
+    }
+    let position = LogPosition { inode: INodeIndex(1), block: block(4).index, offset: 0 };
+    let head = Head { inode: INodeIndex(2), blocks: 1, epoch, position };
+    cluster.metadata.execute(Command::CommitHead { volume: volume(1), head }).await.unwrap();
+    balanced(&cluster, 3).await;
 }
 
 #[tokio::test]
