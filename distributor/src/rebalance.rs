@@ -4,6 +4,7 @@
 //! its other places answer; `pass` asks them and does it, whenever `driver` sees a reason.
 
 mod driver;
+mod drop;
 mod pass;
 mod pins;
 mod plan;

@@ -107,8 +107,8 @@ impl Dialler {
                     }
                 }
             };
-            self.down();
-            self.log(&current, &error);
+            let was_up = self.down();
+            self.log(&current, &error, was_up);
             // What lasted for a while is tried again soon.
             if began.elapsed() > LONGEST_PAUSE {
                 pause = SHORTEST_PAUSE;
@@ -122,9 +122,13 @@ impl Dialler {
         }
     }
 
-    fn log(&self, address: &str, error: &LinkError) {
+    fn log(&self, address: &str, error: &LinkError, was_up: bool) {
         let (peer, error) = (self.target.peer, error as &(dyn std::error::Error + 'static));
-        tracing::debug!(%peer, address, error, "no connection to a peer");
+        if was_up {
+            tracing::warn!(%peer, address, error, "lost a peer");
+        } else {
+            tracing::debug!(%peer, address, error, "cannot reach a peer");
+        }
     }
 
     async fn connect_and_run(&self, address: &str) -> LinkError {
@@ -155,17 +159,24 @@ impl Dialler {
         }
         *state = State::Up(Arc::clone(connection));
         drop(state);
-        set_health(&self.health, self.target.peer, Health::Up);
+        let peer = self.target.peer;
+        set_health(&self.health, peer, Health::Up);
+        tracing::info!(%peer, "connected to a peer");
     }
 
-    fn down(&self) {
+    /// Fails what waits and what comes; whether the peer was up.
+    fn down(&self) -> bool {
         let before = std::mem::replace(&mut *lock(&self.state), State::Down);
         set_health(&self.health, self.target.peer, Health::Down);
         match before {
             State::First(queue) => queue.into_iter().for_each(|(_, reply)| fail(reply)),
-            State::Up(connection) => connection.close(),
+            State::Up(connection) => {
+                connection.close();
+                return true;
+            }
             State::Down => {}
         }
+        false
     }
 }
 

@@ -23,9 +23,6 @@ const BATCH: usize = 512;
 /// Blocks that are pushed at the same time.
 const PUSHES: usize = 4;
 
-/// Blocks whose content another peer verifies for one request, well within its time.
-const VERIFIED: usize = 32;
-
 /// What a pass left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Outcome {
@@ -54,18 +51,18 @@ impl Outcome {
 }
 
 pub(super) struct Pass<'a> {
-    around: &'a Surroundings,
-    ring: Arc<Placer>,
-    outcome: Outcome,
+    pub(super) around: &'a Surroundings,
+    pub(super) ring: Arc<Placer>,
+    pub(super) outcome: Outcome,
     began: Instant,
     bytes_before: u64,
 }
 
 /// A sealed local block with its places.
-struct Held {
-    block: BlockRef,
-    seal: Seal,
-    desired: Vec<PeerId>,
+pub(super) struct Held {
+    pub(super) block: BlockRef,
+    pub(super) seal: Seal,
+    pub(super) desired: Vec<PeerId>,
 }
 
 impl<'a> Pass<'a> {
@@ -113,7 +110,7 @@ impl<'a> Pass<'a> {
     }
 
     /// What the metadata says of the volumes now. Without an answer nothing is dropped.
-    async fn read_pins(&mut self) -> Option<Pins> {
+    pub(super) async fn read_pins(&mut self) -> Option<Pins> {
         match self.around.metadata.query(Query::Volumes).await {
             Ok(Answer::Volumes { volumes, volumes_minted, .. }) => {
                 Some(Pins::new(volumes, volumes_minted))
@@ -268,95 +265,6 @@ impl<'a> Pass<'a> {
         let moved = progress.bytes_moved() - self.bytes_before;
         let millis = self.began.elapsed().max(Duration::from_millis(1)).as_millis();
         progress.set_rate(u64::try_from(u128::from(moved) * 1000 / millis).unwrap_or(u64::MAX));
-    }
-
-    /// Drops the blocks that no window names here, after their places have confirmed once more that
-    /// they hold them, read the content, and follow the same ring.
-    async fn drop_misplaced(&mut self, held: Vec<Held>) {
-        if held.is_empty() {
-            return;
-        }
-        // Read after the blocks were listed: whatever window they belong to is in it.
-        let Some(pins) = self.read_pins().await else {
-            self.outcome.left += held.len() as u64;
-            return;
-        };
-        let mut free = Vec::new();
-        for held in held {
-            if pins.is_known(held.block.volume) && !self.is_pinned(&pins, &held.block).await {
-                free.push(held);
-            } else {
-                self.outcome.held_back += 1;
-            }
-        }
-        for chunk in free.chunks(VERIFIED) {
-            let dropped = self.confirm_and_drop(chunk).await;
-            self.outcome.has_moved |= dropped > 0;
-            self.outcome.left += chunk.len() as u64 - dropped;
-        }
-    }
-
-    /// Whether an open window names this peer for the block.
-    async fn is_pinned(&self, pins: &Pins, block: &BlockRef) -> bool {
-        for window in pins.windows_of(block) {
-            let ring = if window.ring == self.ring.version() {
-                Arc::clone(&self.ring)
-            } else {
-                let query = Query::Ring(Some(window.ring));
-                match self.around.metadata.query(query).await {
-                    Ok(Answer::Ring { ring: Some(ring), .. }) => Arc::new(Placer::new(&ring)),
-                    _ => return true,
-                }
-            };
-            if ring.places(block, &window.excluded).contains(&self.around.me) {
-                return true;
-            }
-        }
-        false
-    }
-
-    /// How many of the blocks were dropped.
-    async fn confirm_and_drop(&self, chunk: &[Held]) -> u64 {
-        let mut questions: BTreeMap<PeerId, Vec<BlockRef>> = BTreeMap::new();
-        for held in chunk {
-            for &peer in &held.desired {
-                questions.entry(peer).or_default().push(held.block);
-            }
-        }
-        let version = self.ring.version();
-        let answers = join_all(questions.into_iter().map(|(peer, blocks)| {
-            let query = StateQuery { blocks: blocks.clone(), verify: true, ring: Some(version) };
-            let answer = self.around.peers.request(peer, Request::State(query));
-            async move { (peer, blocks, answer.await) }
-        }));
-        let mut confirmed = BTreeSet::new();
-        for (peer, blocks, answer) in answers.await {
-            if let Ok(Response::States(states)) = answer {
-                confirmed.extend(blocks.into_iter().zip(states).filter_map(|(block, state)| {
-                    if let Some(BlockState::Sealed(seal)) = state {
-                        Some((block, peer, seal.length, seal.crc))
-                    } else {
-                        None
-                    }
-                }));
-            }
-        }
-        let is_confirmed = |held: &&Held| {
-            let Seal { length, crc } = held.seal;
-            let by = |&peer: &PeerId| confirmed.contains(&(held.block, peer, length, crc));
-            held.desired.iter().all(by)
-        };
-        let blocks: Vec<BlockRef> =
-            chunk.iter().filter(is_confirmed).map(|held| held.block).collect();
-        let keeper = Arc::clone(&self.around.keeper);
-        let dropped = tokio::task::spawn_blocking(move || {
-            let mut dropped = 0;
-            for block in blocks {
-                dropped += u64::from(keeper.drop_misplaced(block, version)?);
-            }
-            keeper.sync().map(|()| dropped)
-        });
-        dropped.await.ok().and_then(Result::ok).unwrap_or(0)
     }
 }
 

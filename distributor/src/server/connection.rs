@@ -23,6 +23,10 @@ use crate::{FrameError, Refusal, Request, Response};
 /// How long a client may take for its first bytes.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A client sends a ping twice a second when it has nothing else to say; one that is silent for so
+/// long is gone.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// The unit in which unanswered requests are counted.
 const UNIT_BYTES: u64 = 4096;
 
@@ -39,8 +43,10 @@ pub enum ServeError {
     Protocol(#[from] FrameError),
     #[error("the client was not welcome: {0}")]
     Refused(Refusal),
-    #[error("the client said nothing for {} s", HELLO_TIMEOUT.as_secs())]
+    #[error("the client did not greet within {} s", HELLO_TIMEOUT.as_secs())]
     NoHello,
+    #[error("the client said nothing for {} s", IDLE_TIMEOUT.as_secs())]
+    Silent,
 }
 
 impl From<ReadError> for ServeError {
@@ -150,7 +156,8 @@ impl Session<'_> {
             }
             // Everything that was answered in place leaves in one write.
             self.outbox.drive();
-            if !frames.fill().await? {
+            let filled = timeout(IDLE_TIMEOUT, frames.fill()).await;
+            if !filled.map_err(|_| ServeError::Silent)?? {
                 return Ok(());
             }
         }
