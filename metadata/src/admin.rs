@@ -3,6 +3,8 @@
 mod client;
 mod error;
 
+use std::fmt;
+
 use torus_blockstore::BlockSpec;
 use uuid::Uuid;
 
@@ -46,6 +48,15 @@ pub enum GroupRole {
     Voter,
     /// Receives the log and has no vote.
     Learner,
+}
+
+impl fmt::Display for GroupRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Voter => "voter",
+            Self::Learner => "learner",
+        })
+    }
 }
 
 /// One member of the Raft group.

@@ -121,8 +121,10 @@ impl Client {
             let mut round = Round::default();
             let mut hints = Vec::new();
             let order = match (&self.shared.local, &call) {
-                // A read needs no leader on the spot, so the nearest member does it.
-                (Some(local), Call::Query(_)) => vec![local.address.clone()],
+                // A read needs no leader on the spot, so the nearest member comes first.
+                (Some(local), Call::Query(_)) => {
+                    self.contacts(|contacts| contacts.order_from(&local.address))
+                }
                 _ => self.contacts(|contacts| contacts.order()),
             };
             let mut queue = std::collections::VecDeque::from(order);

@@ -31,10 +31,11 @@ mod requests;
 mod serve;
 mod temp;
 
-#[cfg(feature = "raft")]
-mod member;
 #[expect(unreachable_pub, reason = "generated code, and the conversions of public types")]
 mod wire;
+
+#[cfg(feature = "raft")]
+mod member;
 
 #[cfg(test)]
 mod fixtures;
@@ -50,8 +51,8 @@ pub use follow::{Followed, follow};
 #[cfg(feature = "raft")]
 pub use member::{Member, MemberOptions, MemberState, StartError, Timing, Tuning};
 pub use model::{
-    GlobalMetadata, Head, Lock, LogPosition, NodeId, Peer, Revision, Ring, RingKind, RingMember,
-    RingVersion, Session, SessionId, Volume, Window,
+    GlobalMetadata, Head, Lock, LogPosition, NodeId, Peer, Revision, Ring, RingKind, RingKindError,
+    RingMember, RingVersion, Session, SessionId, Volume, Window,
 };
 pub use service::{MetadataService, WatchItem};
 pub use state::{State, block_size_is_valid};

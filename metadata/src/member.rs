@@ -34,6 +34,10 @@ use crate::{Client, MetadataService, NodeId, serve};
 
 pub use torus_raft::Timing;
 
+/// How long a node that was opened may take to tell the membership that it has on its disk.
+const RECALL: Duration = Duration::from_millis(500);
+/// How long a stopping leader looks for a successor; when all daemons stop there is none.
+const HAND_OVER: Duration = Duration::from_secs(2);
 /// How long a stopping member waits for calls that still use its node.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -90,12 +94,18 @@ pub enum MemberState {
     Failed(Arc<dyn StdError + Send + Sync>),
 }
 
-/// Why a member could not be started.
+/// Why a member could not be started. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot start the metadata service in {}", .dir.display())]
-pub struct StartError {
-    pub dir: PathBuf,
-    source: torus_raft::Error,
+#[non_exhaustive]
+pub enum StartError {
+    #[error("cannot start the metadata service in {}", .dir.display())]
+    Raft { dir: PathBuf, source: torus_raft::Error },
+    /// The others look for it where it was when it joined.
+    #[error(
+        "this daemon is known to its cluster at {known}, not at {given}; use that address, or \
+         remove it with 'torusctl member remove' and let it join again with an empty folder"
+    )]
+    Address { known: String, given: String },
 }
 
 /// A daemon's member of the metadata group.
@@ -111,12 +121,16 @@ impl Member {
 
     /// As [`start`](Self::start), with other times and numbers.
     pub async fn start_with(options: MemberOptions, tuning: Tuning) -> Result<Self, StartError> {
-        let failed = |source| StartError { dir: options.dir.clone(), source };
+        let failed = |source| StartError::Raft { dir: options.dir.clone(), source };
         let identity = RaftNode::identity_of(&options.dir).map_err(failed)?;
         let (orders, mailbox) = mpsc::channel(16);
         let core = Arc::new(Core::new(options.clone(), tuning, orders));
         if identity.is_some() {
             let node = RaftNode::open(core.raft_options(), core.machine()).await.map_err(failed)?;
+            if let Some(known) = moved(&node, &options.address).await {
+                node.shutdown().await;
+                return Err(StartError::Address { known, given: options.address });
+            }
             core.install(node);
             core.run();
         }
@@ -155,7 +169,9 @@ impl Member {
 
     /// Stops, and releases the folder. A leader hands its leadership over first, if it can.
     pub async fn shutdown(self) {
-        self.core.hand_over().await;
+        if tokio::time::timeout(HAND_OVER, self.core.hand_over()).await.is_err() {
+            tracing::debug!("no other member took the leadership over");
+        }
         self.halt().await;
     }
 
@@ -175,5 +191,21 @@ impl Member {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+}
+
+/// Where the group has `node`, if that is not `address`. A node that was never taken in, because
+/// its start was interrupted, is known nowhere.
+async fn moved(node: &RaftNode, address: &str) -> Option<String> {
+    let end = reign::now() + RECALL;
+    loop {
+        let status = node.status();
+        if let Some(known) = status.members.into_iter().find(|member| member.node == status.node) {
+            return (known.address != address).then_some(known.address);
+        }
+        if reign::now() > end {
+            return None;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

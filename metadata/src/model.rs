@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::str::FromStr;
 
 use torus_blockstore::{BlockIndex, BlockSpec, Epoch, INodeIndex, PeerId, VolumeId};
 
@@ -69,6 +70,34 @@ pub enum RingKind {
     Mod,
     /// Consistent hashing, weighted by size.
     Ketama,
+}
+
+impl fmt::Display for RingKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Empty => "empty",
+            Self::Single => "single",
+            Self::Mod => "mod",
+            Self::Ketama => "ketama",
+        })
+    }
+}
+
+/// A text that is no kind of ring.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no ring type {name:?}; the types are empty, single, mod and ketama")]
+pub struct RingKindError {
+    pub name: String,
+}
+
+impl FromStr for RingKind {
+    type Err = RingKindError;
+
+    fn from_str(name: &str) -> Result<Self, RingKindError> {
+        let all = [Self::Empty, Self::Single, Self::Mod, Self::Ketama];
+        let found = all.into_iter().find(|kind| kind.to_string() == name);
+        found.ok_or_else(|| RingKindError { name: name.to_owned() })
+    }
 }
 
 /// One peer's place in a ring.
@@ -165,4 +194,21 @@ pub struct Session {
     pub owner: String,
     /// The service may end the session when it has heard nothing for so long, never sooner.
     pub ttl_ms: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ring_kinds_are_read_as_they_are_printed() {
+        for name in ["empty", "single", "mod", "ketama"] {
+            assert_eq!(name.parse::<RingKind>().unwrap().to_string(), name);
+        }
+        let error = "union".parse::<RingKind>().unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "there is no ring type \"union\"; the types are empty, single, mod and ketama"
+        );
+    }
 }

@@ -64,6 +64,7 @@ impl TempService {
 
     /// Ends a session as if its owner had been silent for too long.
     pub fn expire(&self, session: SessionId) {
+        // Never refused: sessions that have ended are passed over.
         self.core.change(Command::ExpireSessions(vec![session])).ok();
     }
 

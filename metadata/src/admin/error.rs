@@ -31,6 +31,9 @@ pub enum AdminError {
     NotAVoter(NodeId),
     #[error("the group would have no voter left")]
     LastVoter,
+    /// Two daemons were given the same address.
+    #[error("another member of the cluster listens at {address}")]
+    AddressTaken { address: String },
     /// The daemon that was to be invited is down or elsewhere.
     #[error("the daemon at {address} cannot be reached by the cluster")]
     Unreachable { address: String },
@@ -53,6 +56,7 @@ pub(crate) enum Denied {
     NotAVoter(NodeId),
     LastVoter,
     Unreachable(String),
+    AddressTaken(String),
 }
 
 impl From<Failure> for Denied {
@@ -77,6 +81,7 @@ impl Denied {
             Self::NotAVoter(node) => AdminError::NotAVoter(node),
             Self::LastVoter => AdminError::LastVoter,
             Self::Unreachable(address) => AdminError::Unreachable { address },
+            Self::AddressTaken(address) => AdminError::AddressTaken { address },
         }
     }
 }

@@ -40,9 +40,15 @@ impl Contacts {
             order.rotate_left(turn);
         }
         if let Some(leader) = &self.leader {
-            order.retain(|address| address != leader);
-            order.insert(0, leader.clone());
+            move_to_front(&mut order, leader);
         }
+        order
+    }
+
+    /// All addresses once: `first`, then the others in their order.
+    pub(super) fn order_from(&self, first: &str) -> Vec<String> {
+        let mut order = self.order();
+        move_to_front(&mut order, first);
         order
     }
 
@@ -89,6 +95,11 @@ impl Contacts {
     }
 }
 
+fn move_to_front(order: &mut Vec<String>, address: &str) {
+    order.retain(|other| other != address);
+    order.insert(0, address.to_owned());
+}
+
 /// The gRPC endpoint at `HOST:PORT`; `None` if that is no address.
 pub(crate) fn endpoint(address: &str) -> Option<Endpoint> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
@@ -107,6 +118,7 @@ mod tests {
         contacts.learn(vec!["a:1".to_owned(), "b:1".to_owned()]);
         contacts.set_leader("b:1");
         assert_eq!(contacts.order(), ["b:1", "a:1", "c:1"]);
+        assert_eq!(contacts.order_from("c:1"), ["c:1", "b:1", "a:1"]);
         contacts.lost("b:1");
         assert_eq!(contacts.order(), ["b:1", "c:1", "a:1"]);
         contacts.learn(Vec::new());

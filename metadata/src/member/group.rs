@@ -66,8 +66,7 @@ async fn electorate(core: &Core, status: &Status) -> Electorate {
         .collect();
     if near.len() >= electorate.wants().min(2) {
         for learner in near {
-            let answers = AdminClient::probe(&learner.address).await;
-            if let Some(Ok(found)) = answers
+            if let Some(Ok(found)) = AdminClient::probe(&learner.address).await
                 && found.node == NodeId(learner.node)
                 && found.applied + LAG_MAX >= last
             {
@@ -82,6 +81,12 @@ async fn electorate(core: &Core, status: &Status) -> Electorate {
 pub(super) async fn join(core: &Arc<Core>, applicant: Applicant) -> Result<Membership, Denied> {
     let node = core.member()?;
     leads(&node)?;
+    let namesakes = node.status().members;
+    for other in namesakes.iter().filter(|member| member.address == applicant.address) {
+        if lives(core, other).await {
+            return Err(Denied::AddressTaken(applicant.address));
+        }
+    }
     let known = core.replica.read().state.nodes.get(&applicant.peer).copied();
     let allocate = Command::AllocateNode { peer: applicant.peer };
     let id = match core.client().execute(allocate).await {
@@ -107,6 +112,15 @@ pub(super) async fn join(core: &Arc<Core>, applicant: Applicant) -> Result<Membe
         }
     }
     Ok(Membership { cluster: core.cluster(&node), node: id })
+}
+
+/// Whether it is this member, or answers by its name.
+async fn lives(core: &Core, member: &torus_raft::Member) -> bool {
+    if member.address == core.options.address {
+        return true;
+    }
+    let found = AdminClient::probe(&member.address).await;
+    matches!(found, Some(Ok(status)) if status.node == NodeId(member.node))
 }
 
 /// Lets a member go; if it has a vote, the others go on in an odd number.

@@ -28,7 +28,7 @@ impl Electorate {
     /// The voters there should be, if they are not those there are.
     pub(super) fn next(&self) -> Option<BTreeSet<u64>> {
         let mut voters = self.voters.clone();
-        if voters.len() % 2 == 0 {
+        if voters.len().is_multiple_of(2) {
             self.make_odd(&mut voters);
         } else if self.ready.len() >= 2 && self.wants() == 2 {
             voters.extend(self.ready.iter().take(2));
@@ -40,7 +40,7 @@ impl Electorate {
     pub(super) fn without(&self, node: u64) -> BTreeSet<u64> {
         let mut voters = self.voters.clone();
         voters.remove(&node);
-        if voters.len() % 2 == 0 {
+        if voters.len().is_multiple_of(2) {
             let mut others = self.clone();
             others.ready.remove(&node);
             others.make_odd(&mut voters);

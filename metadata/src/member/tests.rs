@@ -13,7 +13,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::reign::now;
-use super::{Member, MemberOptions, MemberState, Timing, Tuning};
+use super::{Member, MemberOptions, MemberState, StartError, Timing, Tuning};
+use crate::admin::Applicant;
+use crate::wire::{Image, write_snapshot};
 use crate::{
     AdminClient, AdminError, Answer, Client, Command, Error, Event, EventKind, Followed, GroupRole,
     GroupStatus, InitOptions, MetadataService, NodeId, Outcome, Query, Refusal, RingKind,
@@ -86,6 +88,13 @@ impl Daemon {
             MemberState::Running { node, .. } => *node,
             other => panic!("{other:?}"),
         }
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let image = Image::of(&self.member.core.replica.read());
+        write_snapshot(image, &mut bytes).unwrap();
+        bytes
     }
 
     /// Stops without a word to the others.
@@ -193,6 +202,14 @@ async fn a_daemon_waits_and_then_begins_a_cluster() {
     // Started again, it is what it was, whatever it is told to join.
     let node = daemon.node().await;
     let (number, address, dir) = daemon.kill().await;
+    let moved = MemberOptions {
+        dir: dir.path().join("raft"),
+        address: "127.0.0.1:1".to_owned(),
+        peer: fixtures::peer_id(number),
+        join: Vec::new(),
+    };
+    let error = Member::start_with(moved, tuning()).await.err().unwrap();
+    assert!(matches!(error, StartError::Address { .. }), "{error}");
     let join = vec!["127.0.0.1:1".to_owned()];
     let daemon = Daemon::start_on(number, &address, dir, join).await;
     assert_eq!(daemon.node().await, node);
@@ -293,6 +310,16 @@ async fn members_are_invited_removed_and_led_by_another() {
     let error = admin.invite(&fourth.address).await.unwrap_err();
     assert!(matches!(error, AdminError::AlreadyMember { .. }), "{error}");
     assert_eq!(volume_names(&*fourth.member.service()).await.len(), 120);
+    let taken = Applicant { peer: fixtures::peer_id(9), address: second.address.clone() };
+    let error = admin.join(taken).await.unwrap_err();
+    assert!(matches!(error, AdminError::AddressTaken { .. }), "{error}");
+    let daemons = [&first, &second, &third, &fourth];
+    wait_until(
+        "the same state on all members",
+        async || daemons.map(Daemon::snapshot),
+        |all| all.iter().all(|snapshot| *snapshot == all[0]),
+    )
+    .await;
 
     let status = admin.status().await.unwrap();
     let roles = |status: &GroupStatus| -> Vec<_> {

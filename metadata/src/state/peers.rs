@@ -1,5 +1,7 @@
 //! Storage nodes: their registration and their identities in the Raft group.
 
+use std::collections::BTreeSet;
+
 use torus_blockstore::PeerId;
 
 use super::{Change, State};
@@ -8,6 +10,11 @@ use crate::{Event, NodeId, Outcome, Peer, Refusal};
 const TEXT_MAX: usize = 255;
 
 impl State {
+    /// Whether all of these are registered.
+    pub(crate) fn has_peers(&self, peers: &BTreeSet<PeerId>) -> bool {
+        peers.iter().all(|peer| self.peers.contains_key(peer))
+    }
+
     /// `node` is the command's place in the log, so no two allocations give the same.
     pub(super) fn allocate_node(&mut self, node: NodeId, peer: PeerId) -> Result<Change, Refusal> {
         self.nodes.insert(peer, node);

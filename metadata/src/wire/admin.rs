@@ -21,6 +21,7 @@ impl From<Denied> for proto::AdminFailure {
             Denied::NotAVoter(node) => Kind::NotAVoter(node.0),
             Denied::LastVoter => Kind::LastVoter(proto::Nothing {}),
             Denied::Unreachable(address) => Kind::Unreachable(address),
+            Denied::AddressTaken(address) => Kind::AddressTaken(address),
         };
         Self { kind: Some(kind) }
     }
@@ -39,6 +40,7 @@ impl TryFrom<proto::AdminFailure> for Denied {
             Kind::NotAVoter(node) => Self::NotAVoter(NodeId(node)),
             Kind::LastVoter(_) => Self::LastVoter,
             Kind::Unreachable(address) => Self::Unreachable(address),
+            Kind::AddressTaken(address) => Self::AddressTaken(address),
         })
     }
 }
@@ -254,6 +256,7 @@ mod tests {
             Denied::NotAVoter(NodeId(3)),
             Denied::LastVoter,
             Denied::Unreachable("b:2".to_owned()),
+            Denied::AddressTaken("b:2".to_owned()),
         ];
         for denied in denials {
             let reply: Result<Membership, Denied> = Err(denied);
