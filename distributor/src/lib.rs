@@ -1,20 +1,35 @@
 //! The blocks of the cluster: where they go, how they get there and how they are found again.
+//!
+//! A volume sees a [`Distributor`]; a daemon also runs a [`PeerServer`] over its store and a
+//! [`Rebalancer`] that looks after it. Promises, each kept by the module that is named:
+//!
+//! - The places of a block depend on the ring alone (`ring`).
+//! - What is acknowledged as durable is on the disk of every peer that was named, no fewer
+//!   (`write`, `server`).
+//! - After a fence was answered, nothing of an older epoch follows (`keeper`).
+//! - A read asks everybody who may have the block before it fails (`pool`).
+//! - No copy is deleted for want of an answer (`rebalance`).
+
+mod ring;
 
 mod error;
-mod follow;
+mod protocol;
+
 mod keeper;
-mod lock;
 mod outbox;
+mod progress;
+mod server;
+
+mod follow;
 mod peers;
 mod pool;
-mod progress;
-mod protocol;
+mod write;
+
 mod rebalance;
-mod ring;
-mod server;
+
+mod lock;
 #[cfg(test)]
 mod testing;
-mod write;
 
 pub use error::{FrameError, PeerError, Refusal};
 pub use follow::{Follower, View, Volumes};
