@@ -1,1 +1,11 @@
-//! Placeholder.
+//! The three programs: `torusd`, `torusctl`, `torusblk`. Arguments, wiring and output; decisions
+//! are made elsewhere.
+
+pub mod address;
+pub mod blk;
+pub mod ctl;
+pub mod daemon;
+pub mod failure;
+pub mod interrupt;
+pub mod logging;
+pub mod size;

@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! Administration of a cluster.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    torus_cli::failure::main(torus_cli::ctl::run)
+}

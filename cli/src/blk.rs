@@ -1,0 +1,89 @@
+//! Volumes for clients: `torusblk`.
+
+mod attach;
+mod cluster;
+mod exports;
+mod serve;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use tokio::runtime::Builder;
+
+use crate::address::Address;
+use crate::failure::Failure;
+use crate::logging;
+
+/// Serves Torus volumes as block devices.
+#[derive(Debug, Parser)]
+#[command(name = "torusblk", version)]
+pub struct Arguments {
+    /// Daemons of the cluster; any one of them is enough.
+    #[arg(
+        short = 'C',
+        long,
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        env = "TORUS_CLUSTER",
+        default_value = "127.0.0.1:40000",
+        global = true
+    )]
+    cluster: Vec<Address>,
+    /// What to log: a level, or a list as info,torus_volume=debug.
+    #[arg(long, value_name = "FILTER", env = "TORUS_LOG", default_value = "info", global = true)]
+    log: String,
+    /// Torus needed one.
+    #[arg(long, hide = true, value_name = "URL", global = true)]
+    etcd: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve volumes to NBD clients; all volumes, each opened when a client asks, if none is named.
+    Nbdserve {
+        volumes: Vec<String>,
+        /// Listen on this TCP address [default: 127.0.0.1:10809, unless --unix is given]
+        #[arg(short, long, value_name = "HOST:PORT")]
+        listen: Option<std::net::SocketAddr>,
+        /// Listen on a unix socket.
+        #[arg(long, value_name = "PATH")]
+        unix: Option<PathBuf>,
+    },
+    /// Attach a volume to the kernel's NBD driver, or detach a device.
+    Nbd {
+        #[arg(required_unless_present = "detach")]
+        volume: Option<String>,
+        /// The device, as /dev/nbd0; any free one if it is left out.
+        device: Option<PathBuf>,
+        /// Detach this device, then end.
+        #[arg(short, long, value_name = "DEV", conflicts_with_all = ["volume", "device"])]
+        detach: Option<PathBuf>,
+    },
+}
+
+/// Runs a command until it is done or told to stop.
+pub fn run(arguments: Arguments) -> Result<(), Failure> {
+    if arguments.etcd.is_some() {
+        return Err(Failure::usage(
+            "no etcd is needed: name a daemon of the cluster with -C HOST:PORT",
+        ));
+    }
+    logging::start(&arguments.log)?;
+    let cluster: Vec<String> = arguments.cluster.iter().map(Address::to_string).collect();
+    let runtime = Builder::new_multi_thread().thread_name("torusblk").enable_all().build()?;
+    let result = runtime.block_on(async {
+        match arguments.command {
+            Command::Nbdserve { volumes, listen, unix } => {
+                serve::run(cluster, volumes, listen, unix).await
+            }
+            Command::Nbd { detach: Some(device), .. } => attach::detach(&device).await,
+            Command::Nbd { volume, device, .. } => {
+                attach::run(cluster, volume.unwrap_or_default(), device).await
+            }
+        }
+    });
+    runtime.shutdown_background();
+    result
+}

@@ -1,0 +1,49 @@
+//! A client's way to the cluster: its metadata and its blocks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use torus_blockstore::BlockPool;
+use torus_distributor::{Distributor, Follower, Peers, TcpPeers, Volumes};
+use torus_metadata::{Answer, Client, Error as MetadataError, MetadataService, Query};
+use torus_volume::Services;
+
+use crate::failure::Failure;
+
+/// How long the first answer may take.
+const FIRST_ANSWER: Duration = Duration::from_secs(5);
+
+/// The cluster as this process uses it.
+pub(super) struct Cluster {
+    pub(super) services: Services,
+    _follower: Follower,
+}
+
+impl Cluster {
+    /// Connects to the cluster that any of the daemons at `addresses` belongs to.
+    pub(super) async fn connect(addresses: Vec<String>) -> Result<Self, Failure> {
+        let tried = addresses.join(",");
+        let client = Client::new(addresses);
+        let global = match client.with_deadline(FIRST_ANSWER).query(Query::Cluster).await? {
+            Answer::Cluster { global: Some(global), .. } => global,
+            _ => return Err(MetadataError::NotInitialised { address: tried }.into()),
+        };
+        let meta: Arc<dyn MetadataService> = Arc::new(client);
+        let follower = Follower::start(Arc::clone(&meta), Volumes::Ignored);
+        let peers: Arc<dyn Peers> =
+            Arc::new(TcpPeers::start(global.cluster, global.block_size, None, follower.view()));
+        let pool: Arc<dyn BlockPool> = Arc::new(Distributor::new(
+            global.block_size,
+            Arc::clone(&meta),
+            peers,
+            follower.view(),
+        ));
+        Ok(Self { services: Services { pool, meta }, _follower: follower })
+    }
+}
+
+/// Who we are, for those who find a volume in use.
+pub(super) fn owner() -> String {
+    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    format!("torusblk on {}, process {}", host.as_deref().unwrap_or("?"), std::process::id())
+}

@@ -1,0 +1,63 @@
+//! `torusblk nbdserve`: volumes for NBD clients over TCP or a unix socket.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use torus_nbd::{Listener, Server, ServerOptions};
+
+use super::cluster::Cluster;
+use super::exports::VolumeExports;
+use crate::failure::Failure;
+use crate::interrupt;
+
+const DEFAULT_LISTEN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10809);
+
+/// Serves until told to stop. Volumes that are named are opened, and so locked, for all that time.
+#[expect(clippy::print_stdout, reason = "says where clients connect")]
+pub(super) async fn run(
+    addresses: Vec<String>,
+    volumes: Vec<String>,
+    listen: Option<SocketAddr>,
+    unix: Option<PathBuf>,
+) -> Result<(), Failure> {
+    let stop = interrupt::token()?;
+    let tcp = match (listen, &unix) {
+        (None, Some(_)) => None,
+        (listen, _) => Some(Listener::tcp(listen.unwrap_or(DEFAULT_LISTEN)).await?),
+    };
+    let cluster = Cluster::connect(addresses).await?;
+    let exports = Arc::new(VolumeExports::new(cluster.services.clone(), &volumes));
+    let mut held = Vec::new();
+    for name in &volumes {
+        held.push(exports.take(name).await?);
+    }
+    let socket = match unix {
+        Some(path) => Some((Listener::unix(&path).await?, path)),
+        None => None,
+    };
+    let name = volumes.first().map_or("VOLUME", String::as_str);
+    let mut servers = Vec::new();
+    if let Some(listener) = tcp {
+        if let Some(address) = listener.tcp_address() {
+            println!("serving nbd://{address}/{name}");
+        }
+        servers.push(listener);
+    }
+    if let Some((listener, path)) = socket {
+        println!("serving nbd+unix:///{name}?socket={}", path.display());
+        servers.push(listener);
+    }
+    let serving = servers.into_iter().map(|listener| {
+        Server::serve(listener, exports.clone(), stop.clone(), ServerOptions::default())
+    });
+    futures::future::join_all(serving).await;
+    let mut result = Ok(());
+    for export in held {
+        if let Err(error) = export.release().await {
+            result = Err(error.into());
+        }
+    }
+    result
+}

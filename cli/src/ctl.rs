@@ -1,0 +1,68 @@
+//! Administration: `torusctl`. Each command asks the daemons, changes at most one thing, and makes
+//! a [`report::Report`] of it: text for people, JSON for programs.
+//!
+//! Arguments that the cluster could not accept are refused before anything is sent, by the rules
+//! of the state machine itself ([`rehearsal`]).
+
+mod arguments;
+mod cluster;
+mod rehearsal;
+mod report;
+
+mod init;
+mod member;
+mod peer;
+mod ring;
+mod status;
+mod volume;
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+use serde_json::json;
+
+use crate::failure::Failure;
+use arguments::{BlockCommand, Command};
+use cluster::Cluster;
+use report::Report;
+
+pub use arguments::Arguments;
+
+/// Runs one command and prints what came of it.
+pub fn run(arguments: Arguments) -> Result<(), Failure> {
+    if let Some(never) = arguments.etcd {
+        match never {}
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let report = runtime.block_on(execute(&arguments))?;
+    // A lookup of a name that hangs is not waited for.
+    runtime.shutdown_background();
+    report.print(arguments.json)
+}
+
+async fn execute(arguments: &Arguments) -> Result<Report, Failure> {
+    let cluster = Cluster::new(&arguments.cluster);
+    match &arguments.command {
+        Command::Init(options) => init::run(&cluster, options).await,
+        Command::Member(command) => member::run(&cluster, command).await,
+        Command::Peer(command) => peer::run(&cluster, command).await,
+        Command::Ring(command) => ring::run(&cluster, command).await,
+        Command::Volume(command) => volume::run(&cluster, command).await,
+        Command::Block(BlockCommand::Create(volume)) => volume::create(&cluster, volume).await,
+        Command::Status => status::run(&cluster).await,
+        Command::Version => Ok(version()),
+        Command::Completion { shell } => Ok(completion(*shell)),
+    }
+}
+
+fn version() -> Report {
+    let version = env!("CARGO_PKG_VERSION");
+    Report::new(format!("torusctl {version}\n"), json!({ "version": version }))
+}
+
+fn completion(shell: Shell) -> Report {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "torusctl", &mut script);
+    let script = String::from_utf8_lossy(&script).into_owned();
+    let json = json!({ "shell": shell.to_string(), "script": script });
+    Report::new(script, json)
+}

@@ -1,0 +1,167 @@
+//! What is understood, and how what is not is answered.
+
+use super::*;
+use expect_test::{Expect, expect};
+
+fn parse(line: &str) -> Result<Arguments, String> {
+    let words = std::iter::once("torusctl").chain(line.split_whitespace());
+    Arguments::try_parse_from(words).map_err(|error| error.to_string())
+}
+
+#[track_caller]
+fn check(line: &str, expected: Expect) {
+    let found = match parse(line) {
+        Ok(arguments) => format!("{:?}", arguments.command),
+        Err(error) => error.lines().next().unwrap_or_default().to_owned(),
+    };
+    expected.assert_eq(&found);
+}
+
+#[test]
+fn the_seeds_commands_are_understood() {
+    check(
+        "init",
+        expect![
+            "Init(InitArguments { block_size: Bytes(524288), block_spec: BlockSpec([BlockLayer { kind: Crc, copies: None }, BlockLayer { kind: Base, copies: None }]), replication: 2, no_ring: false, view: false })"
+        ],
+    );
+    check("peer add --all-peers", expect!["Peer(Add { peers: [], all_peers: true })"]);
+    check(
+        "volume create-block myVolume 10GiB",
+        expect![[
+            r#"Volume(CreateBlock(NewVolume { name: "myVolume", size: Bytes(10737418240) }))"#
+        ]],
+    );
+}
+
+#[test]
+fn every_command_is_understood() {
+    check(
+        "init --block-size 1MiB --block-spec crc,rep=3 --replication 3 --no-ring --view",
+        expect![
+            "Init(InitArguments { block_size: Bytes(1048576), block_spec: BlockSpec([BlockLayer { kind: Crc, copies: None }, BlockLayer { kind: Replication, copies: Some(3) }, BlockLayer { kind: Base, copies: None }]), replication: 3, no_ring: true, view: true })"
+        ],
+    );
+    check("member list", expect!["Member(List)"]);
+    check(
+        "member add http://127.0.0.1:40002",
+        expect![[r#"Member(Add { address: Address("127.0.0.1:40002") })"#]],
+    );
+    check("member remove 3", expect!["Member(Remove { member: Id(NodeId(3)) })"]);
+    check("member transfer-leader", expect!["Member(TransferLeader { member: None })"]);
+    check(
+        "member transfer-leader 127.0.0.1:40001",
+        expect![[
+            r#"Member(TransferLeader { member: Some(Address(Address("127.0.0.1:40001"))) })"#
+        ]],
+    );
+    check("peer list", expect!["Peer(List)"]);
+    check(
+        "peer add 127.0.0.1:40001 00000000-0000-0000-0000-000000000002",
+        expect![[
+            r#"Peer(Add { peers: [Address(Address("127.0.0.1:40001")), Id(PeerId(00000000-0000-0000-0000-000000000002))], all_peers: false })"#
+        ]],
+    );
+    check(
+        "peer remove 127.0.0.1:40001 --force",
+        expect![[r#"Peer(Remove { peers: [Address(Address("127.0.0.1:40001"))], force: true })"#]],
+    );
+    check(
+        "peer forget 127.0.0.1:40001",
+        expect![[r#"Peer(Forget { peer: Address(Address("127.0.0.1:40001")) })"#]],
+    );
+    check(
+        "peer blocks 127.0.0.1:40001 --with-places",
+        expect![[
+            r#"Peer(Blocks { peer: Address(Address("127.0.0.1:40001")), with_places: true })"#
+        ]],
+    );
+    check("ring get", expect!["Ring(Get)"]);
+    check("ring set-replication 3", expect!["Ring(SetReplication { replication: 3 })"]);
+    check(
+        "ring manual-change --type mod --all-peers -r 3",
+        expect![
+            "Ring(ManualChange(ManualChange { kind: Mod, replication: Some(3), uuids: [], all_peers: true }))"
+        ],
+    );
+    check(
+        "ring locate --volume-id 1 --kind inode --inode 3 --index 0",
+        expect!["Ring(Locate(Locate { volume_id: VolumeId(1), kind: Inode, inode: 3, index: 0 }))"],
+    );
+    check(
+        "block create disk 1TiB",
+        expect![[r#"Block(Create(NewVolume { name: "disk", size: Bytes(1099511627776) }))"#]],
+    );
+    check("volume list", expect!["Volume(List)"]);
+    check("volume info disk", expect![[r#"Volume(Info { name: "disk" })"#]]);
+    check("volume delete disk", expect![[r#"Volume(Delete { name: "disk" })"#]]);
+    check("status", expect!["Status"]);
+    check("version", expect!["Version"]);
+    check("completion bash", expect!["Completion { shell: Bash }"]);
+}
+
+#[test]
+fn global_options_stand_anywhere() {
+    let cluster = |line| parse(line).map(|arguments| (arguments.cluster, arguments.json)).unwrap();
+    let addresses: Vec<Address> =
+        ["127.0.0.1:1", "node:2"].map(|address| address.parse().unwrap()).to_vec();
+    assert_eq!(cluster("-C http://127.0.0.1:1,node:2 --json status"), (addresses.clone(), true));
+    assert_eq!(cluster("status --cluster 127.0.0.1:1,node:2"), (addresses, false));
+}
+
+#[test]
+fn nonsense_is_named() {
+    check(
+        "init --block-size 10XB",
+        expect![[
+            r#"error: invalid value '10XB' for '--block-size <SIZE>': "10XB" is no size; write a number with a unit, as 512KiB, 20GiB or 1TB"#
+        ]],
+    );
+    check(
+        "init --block-spec parity",
+        expect![[
+            r#"error: invalid value 'parity' for '--block-spec <SPEC>': there is no block layer "parity"; the layers are base, crc and rep=N"#
+        ]],
+    );
+    check(
+        "init --replication many",
+        expect![
+            "error: invalid value 'many' for '--replication <COPIES>': invalid digit found in string"
+        ],
+    );
+    check(
+        "volume create-block new 10XB",
+        expect![[
+            r#"error: invalid value '10XB' for '<SIZE>': "10XB" is no size; write a number with a unit, as 512KiB, 20GiB or 1TB"#
+        ]],
+    );
+    check(
+        "ring manual-change --type round --all-peers",
+        expect!["error: invalid value 'round' for '--type <KIND>'"],
+    );
+    check(
+        "ring locate --volume-id 0 --inode 1 --index 1",
+        expect![
+            "error: invalid value '0' for '--volume-id <ID>': write a number from 1 to 2^40 - 1"
+        ],
+    );
+    check("peer add", expect!["error: the following required arguments were not provided:"]);
+    check(
+        "peer add --all-peers 127.0.0.1:40001",
+        expect!["error: the argument '--all-peers' cannot be used with '[HOST:PORT|UUID]...'"],
+    );
+    check(
+        "status -C nowhere:0",
+        expect![[
+            r#"error: invalid value 'nowhere:0' for '--cluster <HOST:PORT>': "nowhere:0" is no address; write HOST:PORT, as 127.0.0.1:40000"#
+        ]],
+    );
+}
+
+#[test]
+fn etcd_is_answered_with_a_sentence() {
+    for line in ["--etcd 127.0.0.1:2379", "--etcd 127.0.0.1:2379 init", "peer list --etcd x:1"] {
+        let error = parse(line).unwrap_err();
+        assert!(error.contains("no etcd is needed"), "{line}: {error}");
+    }
+}

@@ -1,0 +1,258 @@
+//! The cluster that a command is for: its metadata service, its administration and its peers.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::join_all;
+use futures::stream::FuturesUnordered;
+use tokio::net::TcpStream;
+use tokio::sync::{OnceCell, watch};
+use tokio::time::timeout;
+use torus_blockstore::PeerId;
+use torus_distributor::{PeerError, Peers, Request, Response, Status, TcpPeers, View};
+use torus_metadata::{
+    AdminClient, AdminError, Answer, Applied, Client, Command, Error, GlobalMetadata,
+    MetadataService, Peer, Query, Refusal, Ring, Volume,
+};
+
+use crate::address::Address;
+use crate::failure::{Failure, chain};
+
+/// How long a daemon may take to accept a connection.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(4);
+/// How long a peer may take to say how it is.
+const STATUS_PATIENCE: Duration = Duration::from_secs(3);
+/// How often a change is made again when others change the same thing.
+const RACES: usize = 16;
+
+/// How to reach the cluster.
+pub(super) struct Cluster {
+    addresses: Vec<Address>,
+    /// Set once a daemon has accepted a connection.
+    reached: OnceCell<()>,
+    client: Client,
+    pub(super) admin: AdminClient,
+}
+
+impl Cluster {
+    /// Connects nothing yet.
+    pub(super) fn new(addresses: &[Address]) -> Self {
+        let list = || addresses.iter().map(Address::to_string);
+        Self {
+            addresses: addresses.to_vec(),
+            reached: OnceCell::new(),
+            client: Client::new(list()),
+            admin: AdminClient::new(list()),
+        }
+    }
+
+    /// The same, where nothing is waited for longer than `deadline`.
+    pub(super) fn with_deadline(&self, deadline: Duration) -> Self {
+        Self {
+            addresses: self.addresses.clone(),
+            reached: self.reached.clone(),
+            client: self.client.with_deadline(deadline),
+            admin: self.admin.clone(),
+        }
+    }
+
+    /// Fails early and clearly where no daemon listens at all: a group without a leader is waited
+    /// for, but nobody need wait for this.
+    pub(super) async fn reach(&self) -> Result<(), Failure> {
+        self.reached.get_or_try_init(|| self.connect_to_any()).await.copied()
+    }
+
+    async fn connect_to_any(&self) -> Result<(), Failure> {
+        let attempts = self.addresses.iter().map(|address| connect(address.as_str()));
+        let mut attempts: FuturesUnordered<_> = attempts.collect();
+        let mut reason = None;
+        while let Some(attempt) = attempts.next().await {
+            match attempt {
+                Ok(()) => return Ok(()),
+                Err(error) => reason = Some(error),
+            }
+        }
+        let addresses: Vec<_> = self.addresses.iter().map(Address::as_str).collect();
+        let reason = reason.map_or_else(String::new, |error| format!(" ({error})"));
+        Err(Failure::failed(format!(
+            "no daemon answers at {}{reason}; start one with 'torusd --data-dir DIR \
+             --peer-address HOST:PORT', or name one with -C HOST:PORT",
+            addresses.join(", "),
+        )))
+    }
+
+    /// What `init` wrote.
+    pub(super) async fn global(&self) -> Result<GlobalMetadata, Failure> {
+        match self.query(Query::Cluster).await? {
+            Answer::Cluster { global: Some(global), .. } => Ok(global),
+            Answer::Cluster { .. } => Err(refused(&Refusal::NotInitialised)),
+            _ => Err(nonsense("the cluster")),
+        }
+    }
+
+    /// The present ring.
+    pub(super) async fn ring(&self) -> Result<Ring, Failure> {
+        match self.query(Query::Ring(None)).await? {
+            Answer::Ring { ring: Some(ring), .. } => Ok(ring),
+            Answer::Ring { .. } => Err(refused(&Refusal::NotInitialised)),
+            _ => Err(nonsense("the ring")),
+        }
+    }
+
+    /// The registered peers.
+    pub(super) async fn peers(&self) -> Result<Vec<Peer>, Failure> {
+        match self.query(Query::Peers).await? {
+            Answer::Peers { peers, .. } => Ok(peers),
+            _ => Err(nonsense("the peers")),
+        }
+    }
+
+    /// All volumes.
+    pub(super) async fn volumes(&self) -> Result<Vec<Volume>, Failure> {
+        match self.query(Query::Volumes).await? {
+            Answer::Volumes { volumes, .. } => Ok(volumes),
+            _ => Err(nonsense("the volumes")),
+        }
+    }
+
+    /// The volume of this name.
+    pub(super) async fn volume(&self, name: &str) -> Result<Volume, Failure> {
+        match self.query(Query::VolumeByName(name.to_owned())).await? {
+            Answer::Volume { volume: Some(volume), .. } => Ok(volume),
+            Answer::Volume { .. } => Err(refused(&Refusal::NoSuchVolume { name: name.to_owned() })),
+            _ => Err(nonsense("a volume")),
+        }
+    }
+
+    async fn query(&self, query: Query) -> Result<Answer, Failure> {
+        self.reach().await?;
+        self.client.query(query).await.map_err(|error| failed(&error))
+    }
+
+    /// Puts a command through the log.
+    pub(super) async fn execute(&self, command: Command) -> Result<Applied, Failure> {
+        self.reach().await?;
+        self.client.execute(command).await.map_err(|error| failed(&error))
+    }
+
+    /// Replaces the ring by what `change` makes of it, and again when another change came first.
+    /// `None`: nothing is to change. Answers the ring that is in place then.
+    pub(super) async fn change_ring(
+        &self,
+        mut change: impl FnMut(&Ring) -> Result<Option<Ring>, Failure>,
+    ) -> Result<Ring, Failure> {
+        for _ in 0..RACES {
+            let present = self.ring().await?;
+            let Some(ring) = change(&present)? else { return Ok(present) };
+            match self.client.execute(Command::SetRing(ring.clone())).await {
+                Ok(_) => return Ok(ring),
+                Err(Error::Refused(Refusal::RingVersion { .. })) => {}
+                Err(error) => return Err(failed(&error)),
+            }
+        }
+        Err(Failure::failed("others keep changing the ring; look at 'torusctl ring get'"))
+    }
+
+    /// Calls the administration of the daemons.
+    pub(super) async fn administer<T>(
+        &self,
+        call: impl Future<Output = Result<T, AdminError>>,
+    ) -> Result<T, Failure> {
+        self.reach().await?;
+        call.await.map_err(|error| denied(&error))
+    }
+}
+
+/// Which of the daemons at these addresses belong to a group and answer.
+pub(super) async fn answering(addresses: &[String]) -> Vec<bool> {
+    // A daemon asks on for the leader's view, so its answer takes as long as the leader's.
+    let patience = STATUS_PATIENCE + CONNECT_PATIENCE;
+    let probe = async |address: &String| {
+        let admin = AdminClient::new([address.clone()]);
+        connect(address).await.is_ok()
+            && timeout(patience, admin.status()).await.is_ok_and(|status| status.is_ok())
+    };
+    join_all(addresses.iter().map(probe)).await
+}
+
+async fn connect(address: &str) -> Result<(), io::Error> {
+    timeout(CONNECT_PATIENCE, TcpStream::connect(address)).await??;
+    Ok(())
+}
+
+/// The data protocol to these peers.
+pub(super) fn data_path(global: &GlobalMetadata, peers: &[Peer]) -> TcpPeers {
+    let peers = peers.iter().map(|peer| (peer.id, peer.clone())).collect();
+    let (_, view) = watch::channel(View { peers: Some(peers), ..View::default() });
+    TcpPeers::start(global.cluster, global.block_size, None, view)
+}
+
+/// How each peer is, by its own word.
+pub(super) type Statuses = BTreeMap<PeerId, Result<Status, PeerError>>;
+
+/// Asks all peers at once how they are.
+pub(super) async fn statuses(global: &GlobalMetadata, peers: &[Peer]) -> Statuses {
+    let path = data_path(global, peers);
+    let ask = async |peer: &Peer| {
+        let answer = timeout(STATUS_PATIENCE, path.request(peer.id, Request::Status)).await;
+        let status = match answer {
+            Ok(Ok(Response::Status(status))) => Ok(status),
+            Ok(Ok(_)) | Err(_) => Err(PeerError::Silent),
+            Ok(Err(error)) => Err(error),
+        };
+        (peer.id, status)
+    };
+    join_all(peers.iter().map(ask)).await.into_iter().collect()
+}
+
+/// What a refusal of the state machine means for the person.
+pub(super) fn refused(refusal: &Refusal) -> Failure {
+    let next = match refusal {
+        Refusal::Invalid { .. } => return Failure::usage(refusal.to_string()),
+        Refusal::AlreadyInitialised => "'torusctl status' shows it",
+        Refusal::VolumeExists { .. } => "choose another name",
+        Refusal::NoSuchVolume { .. } => "'torusctl volume list' shows what there is",
+        Refusal::InUse { .. } => "stop that program first",
+        Refusal::NoSuchPeer => "'torusctl peer list' shows what there is",
+        Refusal::RingVersion { .. } => "look at 'torusctl ring get' and decide again",
+        _ => return Failure::failed(refusal.clone()),
+    };
+    Failure::failed(format!("{refusal}; {next}"))
+}
+
+fn failed(error: &Error) -> Failure {
+    match error {
+        Error::Refused(refusal) => refused(refusal),
+        Error::Unavailable { .. } => leaderless(error),
+        _ => Failure::failed(chain(error)),
+    }
+}
+
+fn denied(error: &AdminError) -> Failure {
+    let next = match error {
+        AdminError::Refused(refusal) => return refused(refusal),
+        AdminError::Unavailable { .. } => return leaderless(error),
+        AdminError::Joining { .. } => "run 'torusctl init' with -C and the address of one of those",
+        AdminError::NoSuchMember(_) => "'torusctl member list' shows the members",
+        AdminError::NotAVoter(_) => "'torusctl member list' shows who has a vote",
+        AdminError::LastVoter => "add another member first",
+        AdminError::Unreachable { .. } => "start it with torusd, or correct the address",
+        AdminError::AlreadyMember { .. } => "'torusctl member list' shows the members",
+        _ => return Failure::failed(chain(error)),
+    };
+    Failure::failed(format!("{}; {next}", chain(error)))
+}
+
+fn leaderless(error: &dyn std::error::Error) -> Failure {
+    Failure::failed(format!(
+        "{}; more than half of the members must be up: see 'torusctl status'",
+        chain(error)
+    ))
+}
+
+fn nonsense(what: &'static str) -> Failure {
+    failed(&Error::Protocol { what })
+}

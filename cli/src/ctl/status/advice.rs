@@ -1,0 +1,108 @@
+//! One line for each thing that is wrong, with what to do about it. Pure.
+
+use torus_metadata::RingKind;
+
+use super::Store;
+use crate::ctl::member::Group;
+use crate::ctl::report::{count, percent};
+use crate::size::Bytes;
+
+/// Log entries that a member may be behind while all is well.
+const LAG_MAX: u64 = 1000;
+/// Percent of a store that may be used before somebody should think of more.
+const USED_MAX: f64 = 85.0;
+
+/// On the members of the group.
+pub(super) fn on_group(group: &Group) -> Vec<String> {
+    let mut lines = Vec::new();
+    let voters: Vec<_> = group.members.iter().filter(|row| row.role != "learner").collect();
+    if group.leader.is_none() {
+        let majority = voters.len() / 2 + 1;
+        let up = voters.iter().filter(|row| row.state == "up").count();
+        let need = if up < majority {
+            format!("start members until {majority} of {} are up", voters.len())
+        } else {
+            "an election is under way; ask again in some seconds".to_owned()
+        };
+        lines.push(format!("no member leads, so nothing can be changed: {need}"));
+    }
+    for row in group.members.iter().filter(|row| row.state != "up") {
+        lines.push(format!(
+            "member {} at {} does not answer: start it, or 'torusctl member remove {0}'",
+            row.id, row.address
+        ));
+    }
+    for row in &group.members {
+        if let Some(lag) = row.lag.filter(|lag| row.state == "up" && *lag > LAG_MAX) {
+            lines.push(format!(
+                "member {} at {} is {lag} log entries behind: look at its disk and its network",
+                row.id, row.address
+            ));
+        }
+    }
+    lines
+}
+
+/// On the peers, the ring and the volumes.
+pub(super) fn on_store(store: &Store) -> Vec<String> {
+    let mut lines = on_ring(store);
+    for row in &store.peers.peers {
+        let name = row.name();
+        if row.member && !row.is_up() {
+            lines.push(format!(
+                "peer {name} is in the ring and is {}: start it, or 'torusctl peer remove {} \
+                 --force' has its blocks copied elsewhere",
+                row.state, row.uuid
+            ));
+        } else if row.member {
+            let (used, size) = (row.used.unwrap_or(0), row.size.unwrap_or(0));
+            let share = percent(used, size);
+            if share > USED_MAX {
+                lines.push(format!(
+                    "the store of peer {name} is {share:.0}% full: add peers, or start it with a \
+                     larger --size"
+                ));
+            }
+        } else if row.is_up() {
+            lines.push(format!("peer {name} stores nothing: 'torusctl peer add {name}'"));
+        } else {
+            lines.push(format!(
+                "peer {name} is {}: start it, or 'torusctl peer forget {}'",
+                row.state, row.uuid
+            ));
+        }
+    }
+    let copies = u64::try_from(store.peers.peers.len()).unwrap_or(u64::MAX);
+    let copies = copies.min(store.ring.replication.into()).max(1);
+    let room = store.peers.size / copies;
+    if store.promised() > room && store.peers.size > 0 {
+        lines.push(format!(
+            "the volumes promise {}, and the peers have room for {} with {}: add peers before \
+             they fill up",
+            Bytes(store.promised()),
+            Bytes(room),
+            if copies == 1 { "1 copy".to_owned() } else { format!("{copies} copies") },
+        ));
+    }
+    lines
+}
+
+fn on_ring(store: &Store) -> Vec<String> {
+    let members = store.ring.members.len();
+    let wanted = match store.ring.kind {
+        RingKind::Single => 1,
+        _ => usize::try_from(store.ring.replication).unwrap_or(usize::MAX),
+    };
+    match members {
+        0 => vec![
+            "the ring has no peers, so nothing can be stored: 'torusctl peer add --all-peers'"
+                .to_owned(),
+        ],
+        _ if members < wanted => vec![format!(
+            "the ring has {} for replication {wanted}: add peers, or 'torusctl ring \
+             set-replication {members}'",
+            count(members, "peer")
+        )],
+        _ => vec![],
+    }
+}

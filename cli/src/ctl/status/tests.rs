@@ -1,0 +1,123 @@
+//! The screen of `torusctl status` in good and bad times.
+
+use super::*;
+use crate::ctl::member::tests::example;
+use crate::ctl::peer::tests::{global, peer};
+use crate::ctl::peer::{survey, tests as peers};
+use crate::ctl::ring::without_peers;
+use crate::ctl::volume::tests::volume;
+use expect_test::{Expect, expect};
+
+/// Peers 1 to 3 are registered, those of `members` in the ring, and those of `up` answer.
+fn store(members: &[u16], up: &[u16]) -> Store {
+    let registered = [peer(1), peer(2), peer(3)];
+    let ring = peers::ring(members);
+    let peers = survey(&global(), &ring, &registered, &peers::up(up));
+    let volumes = vec![volume(1, "myVolume", None), volume(2, "disk", Some("host-1, process 77"))];
+    Store { global: global(), ring, peers, volumes }
+}
+
+#[track_caller]
+fn check(group: &Group, store: Result<&Store, &Failure>, expected: Expect) {
+    expected.assert_eq(&report(group, store).text);
+}
+
+#[test]
+fn all_is_well() {
+    let store = store(&[1, 2, 3], &[1, 2, 3]);
+    check(
+        &example(&[true, true, true]),
+        Ok(&store),
+        expect![[r#"
+        Cluster   00000000-0000-0000-0000-000000000007
+        Leader    127.0.0.1:40000
+        Members   3 of 3 up, term 2
+        Peers     3 of 3 up, 15.0 GiB of 60.0 GiB used (25.00%)
+        Ring      version 2, ketama, replication 2, 3 peers, balanced
+        Volumes   2, 1 in use, 20.0 GiB in all
+
+        ID  ADDRESS          ROLE     STATE  LAG
+         1  127.0.0.1:40000  leader   up       0
+         2  127.0.0.1:40001  voter    up       1
+         3  127.0.0.1:40002  learner  up       ?
+    "#]],
+    );
+}
+
+#[test]
+fn each_thing_that_is_wrong_has_a_line() {
+    let store = store(&[1, 2], &[1, 3]);
+    check(
+        &example(&[true, true, false]),
+        Ok(&store),
+        expect![[r#"
+        Cluster   00000000-0000-0000-0000-000000000007
+        Leader    127.0.0.1:40000
+        Members   2 of 3 up, term 2
+        Peers     2 of 3 up, 5.0 GiB of 20.0 GiB used (25.00%)
+        Ring      version 2, ketama, replication 2, 2 peers, not balanced yet
+        Volumes   2, 1 in use, 20.0 GiB in all
+
+        ID  ADDRESS          ROLE     STATE  LAG
+         1  127.0.0.1:40000  leader   up       0
+         2  127.0.0.1:40001  voter    up       1
+         3  127.0.0.1:40002  learner  down     ?
+
+        To do:
+        - member 3 at 127.0.0.1:40002 does not answer: start it, or 'torusctl member remove 3'
+        - peer 127.0.0.1:40002 is in the ring and is down: start it, or 'torusctl peer remove 00000000-0000-0000-0000-000000000002 --force' has its blocks copied elsewhere
+        - peer 127.0.0.1:40003 stores nothing: 'torusctl peer add 127.0.0.1:40003'
+        - the volumes promise 20.0 GiB, and the peers have room for 10.0 GiB with 2 copies: add peers before they fill up
+    "#]],
+    );
+}
+
+#[test]
+fn an_empty_ring_stores_nothing() {
+    let mut store = store(&[1], &[1, 2, 3]);
+    store.ring = without_peers(&store.ring, &[peer(1).id]);
+    expect!["the ring has no peers, so nothing can be stored: 'torusctl peer add --all-peers'"]
+        .assert_eq(&advice::on_store(&store)[0]);
+}
+
+#[test]
+fn a_ring_with_too_few_peers_has_too_few_copies() {
+    let mut store = store(&[1], &[1]);
+    store.volumes.clear();
+    expect![[r#"
+        the ring has 1 peer for replication 2: add peers, or 'torusctl ring set-replication 1'
+        peer 127.0.0.1:40002 is down: start it, or 'torusctl peer forget 00000000-0000-0000-0000-000000000002'
+        peer 127.0.0.1:40003 is down: start it, or 'torusctl peer forget 00000000-0000-0000-0000-000000000003'"#]].assert_eq(&advice::on_store(&store).join("\n"));
+}
+
+#[test]
+fn without_a_leader_the_rest_is_unknown() {
+    let failure = Failure::failed("the metadata service does not answer");
+    check(
+        &example(&[false, true, false]),
+        Err(&failure),
+        expect![[r#"
+        Cluster   00000000-0000-0000-0000-000000000007
+        Leader    none
+        Members   1 of 3 up, term 2
+        Peers     unknown: the metadata service does not answer
+
+        ID  ADDRESS          ROLE     STATE  LAG
+         1  127.0.0.1:40000  voter    down     0
+         2  127.0.0.1:40001  voter    up       1
+         3  127.0.0.1:40002  learner  down     ?
+
+        To do:
+        - no member leads, so nothing can be changed: start members until 2 of 2 are up
+        - member 1 at 127.0.0.1:40000 does not answer: start it, or 'torusctl member remove 1'
+        - member 3 at 127.0.0.1:40002 does not answer: start it, or 'torusctl member remove 3'
+    "#]],
+    );
+}
+
+#[test]
+fn programs_get_the_same() {
+    let store = store(&[1, 2, 3], &[1, 2, 3]);
+    let report = report(&example(&[true, true, true]), Ok(&store));
+    expect![[r#"{"block_size":524288,"block_spec":"crc,base","cluster":"00000000-0000-0000-0000-000000000007","leader":"127.0.0.1:40000","members":[{"address":"127.0.0.1:40000","id":1,"lag":0,"role":"leader","state":"up"},{"address":"127.0.0.1:40001","id":2,"lag":1,"role":"voter","state":"up"},{"address":"127.0.0.1:40002","id":3,"lag":null,"role":"learner","state":"up"}],"peers":{"count":3,"size":64424509440,"up":3,"used":16106127360},"problems":[],"ring":{"balanced":true,"blocks_to_move":0,"kind":"ketama","peers":3,"replication":2,"version":2},"term":2,"volumes":{"count":2,"in_use":1,"size":21474836480}}"#]].assert_eq(&report.json.to_string());
+}

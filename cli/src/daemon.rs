@@ -1,0 +1,225 @@
+//! The storage daemon: `torusd`. One port, one data directory, no other process.
+
+mod http;
+mod listen;
+mod storage;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio_util::sync::CancellationToken;
+use torus_blockstore::{OsDisk, PeerId, PeerIdentity};
+use torus_metadata::{Member, MemberOptions, MemberState};
+use uuid::Uuid;
+
+use crate::address::Address;
+use crate::failure::Failure;
+use crate::size::{SizeError, StoreSize};
+use crate::{interrupt, logging};
+
+use self::storage::{Storage, StorageOptions};
+
+/// How long connections may take to end when the daemon stops.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// A storage node of a Torus cluster.
+#[derive(Debug, Parser)]
+#[command(name = "torusd", version)]
+pub struct Arguments {
+    /// Where blocks and metadata are kept; made if it is missing.
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Space for blocks, as 20GiB, or a share of the file system, as 80%. Reserved at once.
+    #[arg(long, value_name = "SIZE", default_value = "20GiB")]
+    size: StoreSize,
+    /// The one address for peers, clients and torusctl, as others reach it.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:40000")]
+    peer_address: Address,
+    /// Where to listen, if not at the peer address.
+    #[arg(long, value_name = "HOST:PORT")]
+    listen_address: Option<Address>,
+    /// Daemons of the cluster to join; without, wait for 'torusctl init'.
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    join: Vec<Address>,
+    /// Serve metrics and health over HTTP.
+    #[arg(long, value_name = "HOST:PORT")]
+    http_address: Option<Address>,
+    /// Join the ring too, so that blocks are stored here without 'torusctl peer add'.
+    #[arg(long)]
+    auto_join: bool,
+    /// The failure domain of this node; copies of a block go to different zones.
+    #[arg(long, value_name = "ZONE", default_value = "")]
+    zone: String,
+    /// What to log: a level, or a list as info,torus_raft=debug.
+    #[arg(long, value_name = "FILTER", env = "TORUS_LOG", default_value = "info,openraft=error")]
+    log: String,
+    /// Torus needed one.
+    #[arg(long, hide = true, value_name = "URL")]
+    etcd: Option<String>,
+}
+
+/// Runs the daemon until it is told to stop.
+pub fn run(arguments: Arguments) -> Result<(), Failure> {
+    if arguments.etcd.is_some() {
+        let help =
+            "no etcd is needed: leave --etcd out, and use --join HOST:PORT to join a cluster";
+        return Err(Failure::usage(help));
+    }
+    if arguments.peer_address.is_unspecified() {
+        return Err(Failure::usage(format!(
+            "peers cannot reach {}; give --peer-address an address of this host (and \
+             --listen-address {0} to listen on all)",
+            arguments.peer_address
+        )));
+    }
+    logging::start(&arguments.log)?;
+    abort_on_panic();
+    // The metadata group must answer however busy the disks are: it has threads of its own.
+    let control = runtime("control", 2)?;
+    let data = runtime("data", std::thread::available_parallelism()?.get())?;
+    let result = control.block_on(serve(arguments, &data));
+    data.shutdown_timeout(DRAIN);
+    control.shutdown_timeout(DRAIN);
+    result
+}
+
+async fn serve(arguments: Arguments, data: &Runtime) -> Result<(), Failure> {
+    let stop = interrupt::token()?;
+    let identity =
+        PeerIdentity::open(OsDisk::shared(), &arguments.data_dir, PeerId(Uuid::new_v4()))?;
+    let size = store_size(&arguments)?;
+    let listen = arguments.listen_address.as_ref().unwrap_or(&arguments.peer_address);
+    let listener = bind(listen).await?;
+    let http = match &arguments.http_address {
+        Some(address) => Some(bind(address).await?),
+        None => None,
+    };
+    let member = Member::start(MemberOptions {
+        dir: arguments.data_dir.join("metadata"),
+        address: arguments.peer_address.to_string(),
+        peer: identity.peer(),
+        join: arguments.join.iter().map(Address::to_string).collect(),
+    })
+    .await?;
+    tracing::info!(peer = %identity.peer(), address = %arguments.peer_address, "torusd is up");
+
+    let storage = Arc::new(Storage::new());
+    let doors = listen::start(
+        listener,
+        member.routes(),
+        Arc::clone(&storage),
+        data.handle().clone(),
+        stop.clone(),
+    );
+    if let Some(listener) = http {
+        tokio::spawn(http::serve(listener, Arc::clone(&storage), stop.clone()));
+    }
+    let options = StorageOptions {
+        identity: Arc::new(identity),
+        size,
+        address: arguments.peer_address.to_string(),
+        zone: arguments.zone.clone(),
+        auto_join: arguments.auto_join,
+    };
+    let result = live(&member, &storage, options, data, &stop, &arguments).await;
+
+    tracing::info!("stopping");
+    stop.cancel();
+    storage.close();
+    if tokio::time::timeout(DRAIN, doors).await.is_err() {
+        tracing::info!("connections that did not end in time are cut");
+    }
+    member.shutdown().await;
+    result
+}
+
+/// Gets the daemon into its cluster and opens its store, then waits for the end.
+async fn live(
+    member: &Member,
+    storage: &Arc<Storage>,
+    options: StorageOptions,
+    data: &Runtime,
+    stop: &CancellationToken,
+    arguments: &Arguments,
+) -> Result<(), Failure> {
+    let mut state = member.state();
+    let mut options = Some(options);
+    loop {
+        let now = state.borrow_and_update().clone();
+        match now {
+            MemberState::WaitingForInit => tracing::info!(
+                "not initialised yet: run 'torusctl -C {} init', or start with --join",
+                arguments.peer_address
+            ),
+            MemberState::Joining { members } => {
+                tracing::info!(members = members.join(","), "joining the cluster");
+            }
+            MemberState::Running { cluster, node } => {
+                if let Some(options) = options.take() {
+                    tracing::info!(%cluster, %node, "a member of the cluster");
+                    tokio::select! {
+                        opened = storage.open(options, member.service(), data.handle()) => opened?,
+                        () = stop.cancelled() => return Ok(()),
+                    }
+                }
+            }
+            MemberState::Failed(error) => return Err(Failure::failed(SharedError(error))),
+        }
+        tokio::select! {
+            changed = state.changed() => changed?,
+            () = stop.cancelled() => return Ok(()),
+        }
+    }
+}
+
+/// An error that others hold too.
+#[derive(Debug, thiserror::Error)]
+#[error("the metadata member cannot go on")]
+struct SharedError(#[source] Arc<dyn std::error::Error + Send + Sync>);
+
+/// The address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}; is another daemon running there?")]
+struct BindError {
+    address: Address,
+    source: std::io::Error,
+}
+
+async fn bind(address: &Address) -> Result<TcpListener, Failure> {
+    let bound = TcpListener::bind(address.as_str()).await;
+    Ok(bound.map_err(|source| BindError { address: address.clone(), source })?)
+}
+
+/// The store's size in bytes.
+fn store_size(arguments: &Arguments) -> Result<u64, Failure> {
+    match arguments.size {
+        StoreSize::Bytes(0) => Err(Failure::usage(SizeError::NoSize { text: "0".to_owned() })),
+        StoreSize::Bytes(bytes) => Ok(bytes),
+        StoreSize::Percent(percent) => {
+            Ok(total_space(&arguments.data_dir)? / 100 * u64::from(percent))
+        }
+    }
+}
+
+fn total_space(dir: &Path) -> Result<u64, Failure> {
+    let found = nix::sys::statvfs::statvfs(dir)?;
+    Ok(found.blocks() * found.fragment_size())
+}
+
+fn runtime(name: &str, threads: usize) -> Result<Runtime, Failure> {
+    let mut builder = Builder::new_multi_thread();
+    Ok(builder.worker_threads(threads).thread_name(name).enable_all().build()?)
+}
+
+/// A daemon that has lost a part of itself must not go on as if it were whole.
+fn abort_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        std::process::abort();
+    }));
+}
