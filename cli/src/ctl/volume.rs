@@ -45,8 +45,8 @@ pub(super) async fn create(cluster: &Cluster, volume: &NewVolume) -> Result<Repo
     };
     let text = format!(
         "Created volume {name} of {size}.\n\
-         Next: torusblk nbdserve {name}             serves it to any NBD client\n      \
-         sudo torusblk nbd {name} /dev/nbd0   attaches it to this machine's kernel\n",
+         Next: 'torusblk nbdserve {name}' serves it to any NBD client, and 'sudo torusblk nbd {name} \
+         /dev/nbd0' attaches it to this machine's kernel.\n",
         name = volume.name,
         size = Bytes(volume.size),
     );
@@ -61,7 +61,7 @@ fn check(name: &str, size: Bytes) -> Result<u64, Failure> {
     match &refusal {
         // A size that is well written, but more than there can be.
         Refusal::Invalid { what: "the size", why } if bytes > 0 => {
-            Err(Failure::failed(format!("a volume of {size} cannot be: {why}")))
+            Err(Failure::failed(format!("a volume of {size} cannot be made: {why}")))
         }
         Refusal::Invalid { what: "the size", .. } => {
             Err(Failure::usage(format!("size {size}: {refusal}")))
@@ -209,12 +209,12 @@ pub(super) mod tests {
         check_of(
             "disk",
             "1EiB",
-            expect!["failed: a volume of 1.0 EiB cannot be: a volume has at most 256 TiB"],
+            expect!["failed: a volume of 1.0 EiB cannot be made: a volume has at most 256 TiB"],
         );
         check_of(
             "disk",
             "18446744073709551615",
-            expect!["failed: a volume of 16.0 EiB cannot be: a volume has at most 256 TiB"],
+            expect!["failed: a volume of 16.0 EiB cannot be made: a volume has at most 256 TiB"],
         );
     }
 

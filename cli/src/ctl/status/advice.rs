@@ -27,10 +27,15 @@ pub(super) fn on_group(group: &Group) -> Vec<String> {
         lines.push(format!("no member leads, so nothing can be changed: {need}"));
     }
     for row in group.members.iter().filter(|row| row.state != "up") {
-        lines.push(format!(
-            "member {} at {} does not answer: start it, or 'torusctl member remove {0}'",
-            row.id, row.address
-        ));
+        let (id, address) = (row.id, &row.address);
+        lines.push(match group.leader {
+            Some(_) => format!(
+                "member {id} at {address} does not answer: start it, or 'torusctl member remove \
+                 {id}'"
+            ),
+            // Without a leader nobody can be removed.
+            None => format!("member {id} at {address} does not answer: start it"),
+        });
     }
     for row in &group.members {
         if let Some(lag) = row.lag.filter(|lag| row.state == "up" && *lag > LAG_MAX) {
@@ -63,8 +68,16 @@ pub(super) fn on_store(store: &Store) -> Vec<String> {
                      larger --size"
                 ));
             }
+        } else if row.is_up() && row.used.is_some_and(|used| used > 0) {
+            lines.push(format!(
+                "peer {name} is not in the ring and still holds {} of blocks: let it run until they have \
+                 moved, or 'torusctl peer add {name}'",
+                Bytes(row.used.unwrap_or(0))
+            ));
         } else if row.is_up() {
-            lines.push(format!("peer {name} stores nothing: 'torusctl peer add {name}'"));
+            lines.push(format!(
+                "peer {name} stores nothing: 'torusctl peer add {name}', or stop it"
+            ));
         } else {
             lines.push(format!(
                 "peer {name} is {}: start it, or 'torusctl peer forget {}'",
@@ -72,19 +85,25 @@ pub(super) fn on_store(store: &Store) -> Vec<String> {
             ));
         }
     }
-    let copies = u64::try_from(store.peers.peers.len()).unwrap_or(u64::MAX);
-    let copies = copies.min(store.ring.replication.into()).max(1);
-    let room = store.peers.size / copies;
-    if store.promised() > room && store.peers.size > 0 {
-        lines.push(format!(
+    lines.extend(on_room(store));
+    lines
+}
+
+/// On volumes that promise more than the ring's peers could hold, those that are down too.
+fn on_room(store: &Store) -> Option<String> {
+    let members = u64::try_from(store.ring.members.len()).unwrap_or(u64::MAX);
+    let copies = members.min(store.ring.replication.into()).max(1);
+    let sizes = store.peers.peers.iter().filter(|row| row.member).filter_map(|row| row.size);
+    let room = sizes.fold(0, u64::saturating_add) / copies;
+    (0 < room && room < store.promised()).then(|| {
+        format!(
             "the volumes promise {}, and the peers have room for {} with {}: add peers before \
              they fill up",
             Bytes(store.promised()),
             Bytes(room),
             if copies == 1 { "1 copy".to_owned() } else { format!("{copies} copies") },
-        ));
-    }
-    lines
+        )
+    })
 }
 
 fn on_ring(store: &Store) -> Vec<String> {

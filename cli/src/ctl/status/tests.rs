@@ -51,24 +51,23 @@ fn each_thing_that_is_wrong_has_a_line() {
         &example(&[true, true, false]),
         Ok(&store),
         expect![[r#"
-        Cluster   00000000-0000-0000-0000-000000000007
-        Leader    127.0.0.1:40000
-        Members   2 of 3 up, term 2
-        Peers     2 of 3 up, 5.0 GiB of 20.0 GiB used (25.00%)
-        Ring      version 2, ketama, replication 2, 2 peers, not balanced yet
-        Volumes   2, 1 in use, 20.0 GiB in all
+            Cluster   00000000-0000-0000-0000-000000000007
+            Leader    127.0.0.1:40000
+            Members   2 of 3 up, term 2
+            Peers     2 of 3 up, 5.0 GiB of 20.0 GiB used (25.00%)
+            Ring      version 2, ketama, replication 2, 2 peers, not balanced yet
+            Volumes   2, 1 in use, 20.0 GiB in all
 
-        ID  ADDRESS          ROLE     STATE  LAG
-         1  127.0.0.1:40000  leader   up       0
-         2  127.0.0.1:40001  voter    up       1
-         3  127.0.0.1:40002  learner  down     ?
+            ID  ADDRESS          ROLE     STATE  LAG
+             1  127.0.0.1:40000  leader   up       0
+             2  127.0.0.1:40001  voter    up       1
+             3  127.0.0.1:40002  learner  down     ?
 
-        To do:
-        - member 3 at 127.0.0.1:40002 does not answer: start it, or 'torusctl member remove 3'
-        - peer 127.0.0.1:40002 is in the ring and is down: start it, or 'torusctl peer remove 00000000-0000-0000-0000-000000000002 --force' has its blocks copied elsewhere
-        - peer 127.0.0.1:40003 stores nothing: 'torusctl peer add 127.0.0.1:40003'
-        - the volumes promise 20.0 GiB, and the peers have room for 10.0 GiB with 2 copies: add peers before they fill up
-    "#]],
+            To do:
+            - member 3 at 127.0.0.1:40002 does not answer: start it, or 'torusctl member remove 3'
+            - peer 127.0.0.1:40002 is in the ring and is down: start it, or 'torusctl peer remove 00000000-0000-0000-0000-000000000002 --force' has its blocks copied elsewhere
+            - peer 127.0.0.1:40003 is not in the ring and still holds 5.0 GiB of blocks: let it run until they have moved, or 'torusctl peer add 127.0.0.1:40003'
+        "#]],
     );
 }
 
@@ -97,21 +96,21 @@ fn without_a_leader_the_rest_is_unknown() {
         &example(&[false, true, false]),
         Err(&failure),
         expect![[r#"
-        Cluster   00000000-0000-0000-0000-000000000007
-        Leader    none
-        Members   1 of 3 up, term 2
-        Peers     unknown: the metadata service does not answer
+            Cluster   00000000-0000-0000-0000-000000000007
+            Leader    none
+            Members   1 of 3 up, term 2
+            Peers     unknown: the metadata service does not answer
 
-        ID  ADDRESS          ROLE     STATE  LAG
-         1  127.0.0.1:40000  voter    down     0
-         2  127.0.0.1:40001  voter    up       1
-         3  127.0.0.1:40002  learner  down     ?
+            ID  ADDRESS          ROLE     STATE  LAG
+             1  127.0.0.1:40000  voter    down     0
+             2  127.0.0.1:40001  voter    up       1
+             3  127.0.0.1:40002  learner  down     ?
 
-        To do:
-        - no member leads, so nothing can be changed: start members until 2 of 2 are up
-        - member 1 at 127.0.0.1:40000 does not answer: start it, or 'torusctl member remove 1'
-        - member 3 at 127.0.0.1:40002 does not answer: start it, or 'torusctl member remove 3'
-    "#]],
+            To do:
+            - no member leads, so nothing can be changed: start members until 2 of 2 are up
+            - member 1 at 127.0.0.1:40000 does not answer: start it
+            - member 3 at 127.0.0.1:40002 does not answer: start it
+        "#]],
     );
 }
 
