@@ -82,6 +82,11 @@ struct State {
 }
 
 impl Mfile {
+    /// Bytes in a block of the store that the data directory holds; `None`: it holds none yet.
+    pub fn block_size_of(identity: &PeerIdentity) -> Result<Option<u32>, Error> {
+        files::block_size_of(identity)
+    }
+
     /// Opens the store of a data directory; makes it, or makes it larger, if need be.
     ///
     /// Files that are damaged, foreign, of another peer or for another block size are left as they

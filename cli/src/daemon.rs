@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 use torus_blockstore::{OsDisk, PeerId, PeerIdentity};
@@ -23,6 +23,8 @@ use crate::{interrupt, logging};
 
 use self::storage::{Storage, StorageOptions};
 
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 1024;
 /// How long connections may take to end when the daemon stops.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -31,7 +33,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 #[command(name = "torusd", version)]
 pub struct Arguments {
     /// Where blocks and metadata are kept; made if it is missing.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", default_value = "torus-data")]
     data_dir: PathBuf,
     /// Space for blocks, as 20GiB, or a share of the file system, as 80%. Reserved at once.
     #[arg(long, value_name = "SIZE", default_value = "20GiB")]
@@ -93,9 +95,11 @@ async fn serve(arguments: Arguments, data: &Runtime) -> Result<(), Failure> {
         PeerIdentity::open(OsDisk::shared(), &arguments.data_dir, PeerId(Uuid::new_v4()))?;
     let size = store_size(&arguments)?;
     let listen = arguments.listen_address.as_ref().unwrap_or(&arguments.peer_address);
-    let listener = bind(listen).await?;
+    // Taken now, so that a port in use is noticed before anything is written, and opened when there
+    // is somebody to answer.
+    let port = take_port(listen).await?;
     let http = match &arguments.http_address {
-        Some(address) => Some(bind(address).await?),
+        Some(address) => Some(take_port(address).await?.listen(BACKLOG)?),
         None => None,
     };
     let member = Member::start(MemberOptions {
@@ -106,6 +110,8 @@ async fn serve(arguments: Arguments, data: &Runtime) -> Result<(), Failure> {
     })
     .await?;
     tracing::info!(peer = %identity.peer(), address = %arguments.peer_address, "torusd is up");
+    announce(&member.state().borrow(), &arguments.peer_address);
+    let listener = port.listen(BACKLOG)?;
 
     let storage = Arc::new(Storage::new());
     let doors = listen::start(
@@ -151,18 +157,11 @@ async fn live(
     loop {
         let now = state.borrow_and_update().clone();
         match now {
-            MemberState::WaitingForInit => tracing::info!(
-                "not initialised yet: run 'torusctl -C {} init', or start with --join",
-                arguments.peer_address
-            ),
-            MemberState::Joining { members } => {
-                tracing::info!(members = members.join(","), "joining the cluster");
-            }
-            MemberState::Running { cluster, node } => {
+            MemberState::WaitingForInit | MemberState::Joining { .. } => {}
+            MemberState::Running { cluster, .. } => {
                 if let Some(options) = options.take() {
-                    tracing::info!(%cluster, %node, "a member of the cluster");
                     tokio::select! {
-                        opened = storage.open(options, member.service(), data.handle()) => opened?,
+                        opened = storage.open(options, cluster, member.service(), data.handle()) => opened?,
                         () = stop.cancelled() => return Ok(()),
                     }
                 }
@@ -173,6 +172,24 @@ async fn live(
             changed = state.changed() => changed?,
             () = stop.cancelled() => return Ok(()),
         }
+        announce(&state.borrow(), &arguments.peer_address);
+    }
+}
+
+/// Says what the daemon waits for.
+fn announce(state: &MemberState, address: &Address) {
+    match state {
+        MemberState::WaitingForInit => tracing::info!(
+            "not initialised yet: run 'torusctl init -C {address}', or start with --join"
+        ),
+        MemberState::Joining { members } => {
+            tracing::info!(members = members.join(","), "joining the cluster");
+        }
+        MemberState::Running { cluster, node } => {
+            tracing::info!(%cluster, %node, "a member of the cluster");
+        }
+        // The process ends with the error.
+        MemberState::Failed(_) => {}
     }
 }
 
@@ -189,9 +206,21 @@ struct BindError {
     source: std::io::Error,
 }
 
-async fn bind(address: &Address) -> Result<TcpListener, Failure> {
-    let bound = TcpListener::bind(address.as_str()).await;
-    Ok(bound.map_err(|source| BindError { address: address.clone(), source })?)
+/// Takes a port without accepting connections on it yet.
+async fn take_port(address: &Address) -> Result<TcpSocket, Failure> {
+    let failed = |source| BindError { address: address.clone(), source };
+    let mut last = std::io::ErrorKind::AddrNotAvailable.into();
+    for found in tokio::net::lookup_host(address.as_str()).await.map_err(failed)? {
+        let socket = if found.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+        let socket = socket.map_err(failed)?;
+        // A daemon that was killed leaves connections behind that would keep the port for a minute.
+        socket.set_reuseaddr(true).map_err(failed)?;
+        match socket.bind(found) {
+            Ok(()) => return Ok(socket),
+            Err(error) => last = error,
+        }
+    }
+    Err(failed(last).into())
 }
 
 /// The store's size in bytes.

@@ -137,7 +137,8 @@ impl Shared {
             Ok(_) => Event::Done(peer),
             Err(PeerError::Refused(Refusal::Fenced { newest })) => Event::Fenced(peer, newest),
             Err(error) => {
-                tracing::warn!(%peer, %error, "a peer failed a write");
+                // One line a request: the link says that the peer is lost, the volume what it does.
+                tracing::debug!(%peer, %error, "a peer failed a write");
                 let is_ailing = matches!(
                     error,
                     PeerError::TooSlow | PeerError::Refused(Refusal::Full | Refusal::Disk)

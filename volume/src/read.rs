@@ -1,11 +1,12 @@
 //! Reads pages from the replicas and checks each against the CRC that its record holds.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::future::try_join_all;
 use torus_blockstore::{
-    BlockIndex, BlockKind, BlockPool, BlockRef, ByteRange, INodeIndex, PeerId, VolumeId,
+    BlockIndex, BlockKind, BlockPool, BlockRef, ByteRange, INodeIndex, PeerId, PoolError, VolumeId,
 };
 
 use crate::Error;
@@ -13,6 +14,9 @@ use crate::extent::Location;
 use crate::log::Log;
 use crate::record::{MAX_HEADER, PAGE, UNIT, decode_header};
 use crate::table::Entry;
+
+/// Between attempts while peers that may hold a block do not answer.
+const RETRY: Duration = Duration::from_millis(200);
 
 /// A run of pages that stand one after another in one record.
 #[derive(Clone, Copy, Debug)]
@@ -86,10 +90,18 @@ impl StoredRun {
         };
         let mut avoid: Vec<PeerId> = Vec::new();
         loop {
-            let (peer, bytes) = pool
-                .read(self.block, ranges.clone(), Vec::new(), avoid.clone())
-                .await
-                .map_err(|source| Error::Read { block: self.block, source })?;
+            let found = pool.read(self.block, ranges.clone(), Vec::new(), avoid.clone()).await;
+            let (peer, bytes) = match found {
+                Ok(found) => found,
+                Err(error @ PoolError::Unavailable { .. }) => {
+                    // As a disk does: a pause rather than an error that file systems do not survive.
+                    tracing::warn!(%error, "a read waits");
+                    tokio::time::sleep(RETRY).await;
+                    avoid.clear();
+                    continue;
+                }
+                Err(source) => return Err(Error::Read { block: self.block, source }),
+            };
             let data = bytes.slice(bytes.len() - pages.length as usize..);
             if self.is_intact(&bytes, &data) {
                 return Ok(data);

@@ -79,6 +79,15 @@ pub(super) fn open(identity: &PeerIdentity, options: MfileOptions) -> Result<Fil
     Ok(files)
 }
 
+/// The block size that the store's superblock names; `None`: there is no store.
+pub(super) fn block_size_of(identity: &PeerIdentity) -> Result<Option<u32>, Error> {
+    let dir = identity.block_dir();
+    if !identity.disk().exists(&dir).map_err(Error::io("look for", &dir))? {
+        return Ok(None);
+    }
+    Ok(Some(read_superblock(identity, &dir)?.geometry.block_size))
+}
+
 fn asked_geometry(options: MfileOptions) -> Result<Geometry, Error> {
     let MfileOptions { block_size, capacity_bytes } = options;
     if !block_size.is_power_of_two() || !(512..=1 << 30).contains(&block_size) {

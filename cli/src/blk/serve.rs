@@ -3,7 +3,9 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
 use torus_nbd::{Listener, Server, ServerOptions};
 
 use super::cluster::Cluster;
@@ -52,12 +54,34 @@ pub(super) async fn run(
     let serving = servers.into_iter().map(|listener| {
         Server::serve(listener, exports.clone(), stop.clone(), ServerOptions::default())
     });
-    futures::future::join_all(serving).await;
-    let mut result = Ok(());
-    for export in held {
-        if let Err(error) = export.release().await {
-            result = Err(error.into());
+    let closing = async {
+        futures::future::join_all(serving).await;
+        let mut result = Ok(());
+        for export in held {
+            if let Err(error) = export.release().await {
+                result = Err(error.into());
+            }
         }
+        result
+    };
+    tokio::select! {
+        result = closing => result,
+        () = too_late(&stop) => Err(NotClosed.into()),
     }
-    result
+}
+
+/// How long closing may take once the process was told to stop.
+const CLOSE: Duration = Duration::from_secs(60);
+
+/// The peers or the metadata service that closing needs do not answer.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "not all volumes could be closed in order: what was not flushed may be lost, and their locks \
+     are freed when the session ends"
+)]
+struct NotClosed;
+
+async fn too_late(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(CLOSE).await;
 }

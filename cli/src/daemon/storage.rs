@@ -14,6 +14,7 @@ use torus_metadata::{
     Answer, Command, Error as MetadataError, MetadataService, Peer, Query, Refusal, RingMember,
     RingVersion,
 };
+use uuid::Uuid;
 
 use crate::failure::Failure;
 
@@ -59,18 +60,15 @@ impl Storage {
     pub(super) async fn open(
         &self,
         options: StorageOptions,
+        cluster: Uuid,
         metadata: Arc<dyn MetadataService>,
         data: &Handle,
     ) -> Result<(), Failure> {
-        let global = loop {
-            match metadata.query(Query::Cluster).await {
-                Ok(Answer::Cluster { global: Some(global), .. }) => break global,
-                Ok(_) => {}
-                Err(error) => tracing::info!(%error, "waiting for the cluster's metadata"),
-            }
-            tokio::time::sleep(RETRY).await;
+        // A store that exists says what its blocks are like: its blocks must not wait for a quorum.
+        let block_size = match Mfile::block_size_of(&options.identity)? {
+            Some(block_size) => block_size,
+            None => block_size_of(&metadata).await,
         };
-        let block_size = global.block_size;
         if options.size < u64::from(block_size) {
             return Err(TooSmall { size: options.size, block_size }.into());
         }
@@ -92,15 +90,11 @@ impl Storage {
 
         // What serves the data path lives on its own runtime.
         let entered = data.enter();
-        let whose = Identity { cluster: global.cluster, peer };
+        let whose = Identity { cluster, peer };
         let server = PeerServer::start(whose, Arc::clone(&store), Arc::new(fences))?;
         let follower = Follower::start(Arc::clone(&metadata), Volumes::Followed);
-        let peers: Arc<dyn Peers> = Arc::new(TcpPeers::start(
-            global.cluster,
-            block_size,
-            Some(server.clone()),
-            follower.view(),
-        ));
+        let peers: Arc<dyn Peers> =
+            Arc::new(TcpPeers::start(cluster, block_size, Some(server.clone()), follower.view()));
         let rebalancer = Rebalancer::start(&server, peers, Arc::clone(&metadata), follower.view());
         drop(entered);
         let open = Open { server, store, _follower: follower, _rebalancer: rebalancer };
@@ -149,6 +143,18 @@ impl Storage {
         if let Err(error) = open.store.sync() {
             tracing::error!(%error, "the last sync of the store failed");
         }
+    }
+}
+
+/// The block size of the cluster, asked for until there is an answer.
+async fn block_size_of(metadata: &Arc<dyn MetadataService>) -> u32 {
+    loop {
+        match metadata.query(Query::Cluster).await {
+            Ok(Answer::Cluster { global: Some(global), .. }) => return global.block_size,
+            Ok(_) => {}
+            Err(error) => tracing::info!(%error, "waiting for the cluster's metadata"),
+        }
+        tokio::time::sleep(RETRY).await;
     }
 }
 

@@ -1,3 +1,5 @@
+//! Scripts of writes, cuts and acknowledgements, and what is handed out and durable then.
+
 use super::*;
 use expect_test::{Expect, expect};
 

@@ -1,3 +1,5 @@
+//! Which copy of a block counts, and which blocks hold log.
+
 use super::*;
 use bytes::Bytes;
 use expect_test::{Expect, expect};

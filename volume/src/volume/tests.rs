@@ -1,3 +1,5 @@
+//! Volumes on a pool in memory: random histories under crashes, lost peers and stale writers.
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
