@@ -19,6 +19,8 @@ use crate::admin::{
 };
 use crate::wire::{Failure, Malformed, proto};
 
+/// How often `init` looks whether the members vote.
+const LOOK: Duration = Duration::from_millis(20);
 /// A daemon that asked to join so lately is still there.
 const RECENT: Duration = Duration::from_secs(3);
 /// How long `init` waits for those daemons to be in.
@@ -48,6 +50,7 @@ impl Admin {
         expected.insert(self.0.options.peer);
         let place = self.order(|answer| Order::Init(options, answer), INIT_PATIENCE).await?;
         let registered = self.wait_for_peers(&expected).await;
+        self.wait_for_voters(registered).await;
         let peers = u32::try_from(registered).unwrap_or(u32::MAX);
         Ok(Initialised { cluster: place.cluster, peers })
     }
@@ -70,6 +73,24 @@ impl Admin {
         // Being late is no failure: the number says who is missing.
         drop(tokio::time::timeout(INIT_PATIENCE, are_in).await);
         replica.read().state.peers.len()
+    }
+
+    /// Waits until as many of `members` vote as will: before that, the death of this one daemon
+    /// would be the end of the group.
+    async fn wait_for_voters(&self, members: usize) {
+        let most = members.min(self.0.tuning.voters_max);
+        let wanted = if most.is_multiple_of(2) { most.saturating_sub(1) } else { most };
+        let all_vote = async {
+            while let Some(status) = self.0.node().map(|node| node.status()) {
+                let voters = status.members.iter().filter(|member| member.role == Role::Voter);
+                if voters.count() >= wanted && !status.joint && status.membership_committed {
+                    break;
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        // Being late is no failure: the status says who does not vote.
+        drop(tokio::time::timeout(INIT_PATIENCE, all_vote).await);
     }
 
     async fn admit(&self, applicant: Applicant) -> Result<Membership, Denied> {
