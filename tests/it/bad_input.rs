@@ -146,19 +146,28 @@ fn a_store_does_not_become_smaller_than_what_it_holds() {
 
 #[test]
 fn a_foreign_or_unusable_data_folder_is_left_alone() {
-    let mut cluster = Cluster::bare("64MiB");
-    cluster.add_daemon();
+    let options =
+        ClusterOptions { daemons: 1, replication: 1, size: "64MiB", ..Default::default() };
+    let mut cluster = Cluster::start(&options);
     cluster.stop(0);
     let store = cluster.data_dir(0).join("block/data-current.blk");
     let bytes = std::fs::metadata(&store).expect("the daemon made its store").len();
     assert!(bytes >= 64 << 20, "the store is preallocated: {bytes}");
 
-    let foreign = cluster.data_dir(7);
-    std::fs::create_dir_all(foreign.join("block")).unwrap();
-    std::fs::write(foreign.join("block/data-current.blk"), b"a letter to Jane").unwrap();
-    let outcome = daemon(&cluster, 7, "64MiB", "127.0.0.1:1");
-    assert_refused(&outcome, FAILURE, "data-current.blk");
-    assert_eq!(std::fs::read(foreign.join("block/data-current.blk")).unwrap(), b"a letter to Jane");
+    // A folder of somebody else's, and one whose store lost what says that it is ours.
+    let letter = b"a letter to Jane";
+    let foreign = cluster.data_dir(7).join("block/data-current.blk");
+    std::fs::create_dir_all(cluster.data_dir(7).join("block")).unwrap();
+    std::fs::write(&foreign, letter).unwrap();
+    assert_refused(&daemon(&cluster, 7, "64MiB", "127.0.0.1:1"), FAILURE, "torusd-8");
+    assert_eq!(std::fs::read(foreign).unwrap(), letter);
+
+    let superblock = cluster.data_dir(0).join("block/superblock");
+    std::fs::write(&superblock, letter).unwrap();
+    let address = cluster.address(0);
+    assert_refused(&daemon(&cluster, 0, "64MiB", &address), FAILURE, "superblock");
+    assert_eq!(std::fs::read(superblock).unwrap(), letter);
+    assert_eq!(std::fs::metadata(store).unwrap().len(), bytes);
 }
 
 #[test]

@@ -66,7 +66,8 @@ fn random_writes_of_fio_verify() {
     let uri = format!("--uri={}", server.uri());
     let job = ["--name=verify", "--ioengine=nbd", &uri, "--rw=randwrite", "--size=64m"];
     let blocks = ["--bs=4k", "--iodepth=16", "--fsync=64"];
-    let verify = ["--verify=crc32c", "--do_verify=1", "--verify_fatal=1"];
+    // Without the last, fio leaves a file in the working folder.
+    let verify = ["--verify=crc32c", "--do_verify=1", "--verify_fatal=1", "--verify_state_save=0"];
     client("fio", &[job.as_slice(), &blocks, &verify].concat());
 }
 

@@ -19,6 +19,8 @@ use crate::wait::wait_until;
 const COMMAND_BOUND: Duration = Duration::from_secs(30);
 const START_BOUND: Duration = Duration::from_secs(20);
 const STOP_BOUND: Duration = Duration::from_secs(20);
+/// Within it the lock of an opener that was killed is free: its session ends.
+const LOCK_BOUND: Duration = Duration::from_secs(30);
 /// Lines of each log that a failed test shows.
 const LOG_LINES: usize = 60;
 
@@ -208,11 +210,15 @@ impl Cluster {
         self.ctl(&["volume", "create-block", name, size]).success();
     }
 
-    /// Serves a volume, which has to work.
+    /// Serves a volume, which has to work as soon as a killed opener's lock is free.
     #[track_caller]
     pub fn serve(&mut self, volume: &str) -> NbdServer {
-        self.try_serve(volume)
-            .unwrap_or_else(|outcome| panic!("torusblk does not serve {volume}: {outcome}"))
+        let what = format!("{volume} is in use by nobody");
+        let served = wait_until(&what, LOCK_BOUND, || match self.try_serve(volume) {
+            Err(outcome) if outcome.stderr.contains("in use by") => Err(outcome),
+            served => Ok(served),
+        });
+        served.unwrap_or_else(|outcome| panic!("torusblk does not serve {volume}: {outcome}"))
     }
 
     /// Serves a volume, or says how `torusblk` ended instead.
@@ -246,13 +252,14 @@ impl Cluster {
         rows(self.ctl_json(&["peer", "list"]), "peers")
     }
 
-    /// Waits until `count` daemons are known to the cluster.
+    /// Waits until `count` daemons store blocks.
     #[track_caller]
     pub fn wait_for_peers(&self, count: usize) {
-        wait_until(&format!("{count} daemons have registered"), START_BOUND, || {
+        wait_until(&format!("{count} peers are up"), START_BOUND, || {
             let list = self.ctl(&["--json", "peer", "list"]);
             let peers = serde_json::from_str(&list.stdout).map(|list| rows(list, "peers"));
-            if peers.is_ok_and(|peers| peers.len() == count) { Ok(()) } else { Err(list) }
+            let up = |peers: Vec<Value>| peers.iter().filter(|peer| peer["state"] == "up").count();
+            if peers.map(up).is_ok_and(|up| up == count) { Ok(()) } else { Err(list) }
         });
     }
 
