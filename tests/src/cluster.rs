@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::ports;
 use crate::process::{Outcome, Process, run};
 use crate::server::NbdServer;
-use crate::tools::binary;
+use crate::tools::{binary, tool};
 use crate::wait::wait_until;
 
 const COMMAND_BOUND: Duration = Duration::from_secs(30);
@@ -34,11 +34,13 @@ pub struct ClusterOptions {
     pub size: &'static str,
     /// Further arguments of `torusctl init`.
     pub init: &'static [&'static str],
+    /// Runs the daemons under strace, so that their syncs can be counted.
+    pub count_syncs: bool,
 }
 
 impl Default for ClusterOptions {
     fn default() -> Self {
-        Self { daemons: 3, replication: 3, size: "2GiB", init: &[] }
+        Self { daemons: 3, replication: 3, size: "2GiB", init: &[], count_syncs: false }
     }
 }
 
@@ -50,6 +52,7 @@ pub struct Cluster {
     /// How many servers were started: each has a log of its own.
     servers: usize,
     size: &'static str,
+    count_syncs: bool,
 }
 
 #[derive(Debug)]
@@ -63,6 +66,7 @@ impl Cluster {
     #[track_caller]
     pub fn start(options: &ClusterOptions) -> Self {
         let mut cluster = Self::bare(options.size);
+        cluster.count_syncs = options.count_syncs;
         for _ in 0..options.daemons {
             cluster.add_daemon();
         }
@@ -74,7 +78,7 @@ impl Cluster {
     #[track_caller]
     pub fn bare(size: &'static str) -> Self {
         let folder = tempfile::Builder::new().prefix("torus-").tempdir().expect("a folder");
-        Self { folder, daemons: Vec::new(), servers: 0, size }
+        Self { folder, daemons: Vec::new(), servers: 0, size, count_syncs: false }
     }
 
     /// The operator's part of the walk-through: `init`, then every daemon into the ring.
@@ -117,10 +121,33 @@ impl Cluster {
 
     /// `torusd` with the arguments of daemon `index`, but for `--join`.
     pub fn daemon_command(&self, index: usize) -> Command {
-        let mut command = Command::new(binary("torusd"));
+        let mut command = self.torusd(index);
         command.arg("--data-dir").arg(self.data_dir(index));
         command.args(["--size", self.size, "--peer-address", &self.address(index)]);
         command
+    }
+
+    fn torusd(&self, index: usize) -> Command {
+        if !self.count_syncs {
+            return Command::new(binary("torusd"));
+        }
+        // With -D the daemon is our child and strace is not; -y names the file of each call.
+        let mut command = Command::new(tool("strace"));
+        command.args(["-D", "-f", "-y", "-e", "trace=fdatasync", "-o"]);
+        command.arg(self.trace(index)).arg(binary("torusd"));
+        command
+    }
+
+    fn trace(&self, index: usize) -> PathBuf {
+        self.folder.path().join(format!("{}.trace", name(index)))
+    }
+
+    /// How often daemon `index` has made its blocks durable, if the syncs are counted.
+    #[track_caller]
+    pub fn syncs(&self, index: usize) -> usize {
+        let trace = fs::read_to_string(self.trace(index)).expect("a trace");
+        let sync = |line: &&str| line.contains("fdatasync(") && line.contains("/data-current.blk");
+        trace.lines().filter(sync).count()
     }
 
     /// `HOST:PORT` of daemon `index`.
@@ -252,6 +279,21 @@ impl Cluster {
         rows(self.ctl_json(&["peer", "list"]), "peers")
     }
 
+    /// Bytes of the store of daemon `index` that blocks take up.
+    #[track_caller]
+    pub fn used(&self, index: usize) -> u64 {
+        let peers = self.peers();
+        let peer = peers.iter().find(|peer| self.index_of(&peer["address"]) == Some(index));
+        let used = peer.and_then(|peer| peer["used"].as_u64());
+        used.unwrap_or_else(|| panic!("no use of {} in {peers:?}", name(index)))
+    }
+
+    /// Copies that the daemons have sent to places where they were missing, since their starts.
+    #[track_caller]
+    pub fn blocks_moved(&self) -> u64 {
+        self.peers().iter().filter_map(|peer| peer["blocks_moved"].as_u64()).sum()
+    }
+
     /// Waits until `count` daemons store blocks.
     #[track_caller]
     pub fn wait_for_peers(&self, count: usize) {
@@ -319,7 +361,7 @@ fn name(index: usize) -> String {
 
 /// The rows of a list that `torusctl --json` printed.
 #[track_caller]
-fn rows(mut list: Value, key: &str) -> Vec<Value> {
+pub(crate) fn rows(mut list: Value, key: &str) -> Vec<Value> {
     match list[key].take() {
         Value::Array(rows) => rows,
         _ => panic!("no array {key:?} in {list}"),

@@ -16,6 +16,7 @@ mod cluster;
 mod history;
 mod image;
 mod nbd;
+mod placement;
 mod ports;
 mod process;
 mod server;

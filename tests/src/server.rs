@@ -30,6 +30,11 @@ impl NbdServer {
         NbdClient::connect(self.port, &self.volume)
     }
 
+    /// What it has printed so far.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
     pub fn kill9(&mut self) {
         self.process.kill9();
     }
