@@ -17,7 +17,7 @@ pub(crate) use error::{Applicant, Denied};
 /// What `init` decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InitOptions {
-    /// Bytes in a block: a power of two from 64 KiB to 64 MiB.
+    /// Bytes in a block: a power of two from 64 KiB to 32 MiB.
     pub block_size: u32,
     /// The block spec of new volumes.
     pub block_spec: BlockSpec,

@@ -39,7 +39,7 @@ display_number!(Revision RingVersion NodeId SessionId);
 pub struct GlobalMetadata {
     /// Drawn at `init`; peers and clients of another cluster are refused by it.
     pub cluster: uuid::Uuid,
-    /// Bytes in a block: a power of two from 64 KiB to 64 MiB.
+    /// Bytes in a block: a power of two from 64 KiB to 32 MiB.
     pub block_size: u32,
     /// The block spec of new volumes.
     pub block_spec: BlockSpec,

@@ -34,7 +34,7 @@ reasons! {
     3 NAME_CHARACTER "the volume name" "only A-Z, a-z, 0-9, '.', '_' and '-' may stand in it"
     4 SIZE_ZERO "the size" "it must be more than 0"
     5 SIZE_LIMIT "the size" "a volume has at most 256 TiB"
-    6 BLOCK_SIZE "the block size" "it must be a power of two from 64 KiB to 64 MiB"
+    6 BLOCK_SIZE "the block size" "it must be a power of two from 64 KiB to 32 MiB"
     7 REPLICATION "the replication" "it must be from 1 to 16"
     8 RING_TWICE "the ring" "a peer stands twice in it"
     9 RING_WEIGHT "the ring" "a member's weight is 0"

@@ -187,6 +187,6 @@ pub(crate) use rings::validate as validate_ring;
 /// What [`GlobalMetadata::block_size`] may be.
 pub fn block_size_is_valid(block_size: u32) -> bool {
     const MIN: u32 = 64 << 10;
-    const MAX: u32 = 64 << 20;
+    const MAX: u32 = 32 << 20;
     block_size.is_power_of_two() && (MIN..=MAX).contains(&block_size)
 }

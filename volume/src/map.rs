@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use torus_blockstore::{BlockSpec, VolumeId};
+
 use crate::extent::{LEAF_PAGES, Leaf, Location};
 use crate::table::BlockTable;
 
@@ -17,7 +19,7 @@ pub(crate) struct Run {
 }
 
 /// All leaves of a volume, with the table of the blocks that they point into.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Map {
     leaves: BTreeMap<u64, Leaf>,
     dirty: BTreeSet<u64>,
@@ -25,6 +27,12 @@ pub(crate) struct Map {
 }
 
 impl Map {
+    /// A map of nothing.
+    pub(crate) fn new(volume: VolumeId, spec: BlockSpec) -> Self {
+        let (leaves, dirty) = Default::default();
+        Self { leaves, dirty, table: BlockTable::new(volume, spec) }
+    }
+
     /// Points pages `page..page + count` at `location` and the places behind it (`None`: unmaps
     /// them), and keeps the table's count of live pages.
     pub(crate) fn set(&mut self, page: u64, count: u32, location: Option<Location>) {
@@ -111,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_run_over_a_leafs_edge_is_found_in_both() {
-        let mut map = Map::default();
+        let mut map = Map::new(VolumeId::new(1).unwrap(), BlockSpec::default());
         let block = map.table.add(INodeIndex(1), BlockIndex(0));
         let location = Location { block, offset: 8, header: 7 };
         map.set(1022, 4, Some(location));

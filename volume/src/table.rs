@@ -2,23 +2,24 @@
 //! the seal it was closed with and how many live pages it has.
 //!
 //! The table is stored in parts of 1,024 numbers, so that a checkpoint writes only what changed.
-//! Encoded, integers little-endian, one entry after another, free numbers as zeros:
+//! Encoded, integers little-endian:
 //!
-//! | offset | size | field  | meaning                                      |
-//! |-------:|-----:|--------|----------------------------------------------|
-//! |      0 |    8 | inode  | the block's generation; 0: the number is free |
-//! |      8 |    8 | index  | the block's position in it                   |
-//! |     16 |    4 | length | of the sealed block, in bytes                |
-//! |     20 |    4 | CRC    | of the sealed block                          |
-//! |     24 |    4 | live   | pages that the map points at                 |
+//! | offset | size | field   | meaning                                                        |
+//! |-------:|-----:|---------|----------------------------------------------------------------|
+//! |      0 |    4 | count   | numbers in the part                                            |
+//! |      4 |    4 | live…   | per number: pages that the map points at; 2^32-1: it is free   |
+//! |      … |      | blocks  | a [`BlockSet`] of the other numbers' blocks, in their order     |
 
 use std::collections::BTreeSet;
 
-use torus_blockstore::{BlockIndex, INodeIndex, Seal};
+use torus_blockstore::{
+    BlockIndex, BlockKind, BlockRef, BlockSet, BlockSpec, INodeIndex, Seal, VolumeId,
+};
 
 /// Numbers in one stored part.
 pub(crate) const PART_NUMBERS: u32 = 1024;
-const ENTRY_LEN: usize = 28;
+/// In place of the live pages of a number that names no block.
+const FREE: u32 = u32::MAX;
 
 /// One block of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +33,11 @@ pub(crate) struct Entry {
 }
 
 /// All data blocks of the volume.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct BlockTable {
+    volume: VolumeId,
+    /// The layers by which the stored table describes blocks.
+    spec: BlockSpec,
     entries: Vec<Option<Entry>>,
     /// Numbers below `entries.len()` that name no block.
     free: BTreeSet<u32>,
@@ -41,6 +45,12 @@ pub(crate) struct BlockTable {
 }
 
 impl BlockTable {
+    /// An empty table of a volume.
+    pub(crate) fn new(volume: VolumeId, spec: BlockSpec) -> Self {
+        let (entries, free, dirty) = Default::default();
+        Self { volume, spec, entries, free, dirty }
+    }
+
     /// Gives a new block a number.
     pub(crate) fn add(&mut self, inode: INodeIndex, index: BlockIndex) -> u32 {
         let entry = Some(Entry { inode, index, seal: None, live: 0 });
@@ -99,43 +109,46 @@ impl BlockTable {
     pub(crate) fn encode_part(&self, part: u32) -> Vec<u8> {
         let first = (part * PART_NUMBERS) as usize;
         let entries = self.entries.iter().skip(first).take(PART_NUMBERS as usize);
-        let mut out = Vec::with_capacity(entries.len() * ENTRY_LEN);
+        let mut out = (entries.len() as u32).to_le_bytes().to_vec();
+        let mut blocks = BlockSet::new(self.spec.clone());
         for entry in entries {
-            let Some(entry) = entry else {
-                out.extend_from_slice(&[0; ENTRY_LEN]);
-                continue;
-            };
-            let seal = entry.seal.unwrap_or(Seal { length: 0, crc: 0 });
-            out.extend_from_slice(&entry.inode.0.to_le_bytes());
-            out.extend_from_slice(&entry.index.0.to_le_bytes());
-            out.extend_from_slice(&seal.length.to_le_bytes());
-            out.extend_from_slice(&seal.crc.to_le_bytes());
-            out.extend_from_slice(&entry.live.to_le_bytes());
+            let live = entry.map_or(FREE, |entry| entry.live);
+            out.extend_from_slice(&live.to_le_bytes());
+            if let Some(entry) = entry {
+                let block = BlockRef {
+                    volume: self.volume,
+                    kind: BlockKind::Data,
+                    inode: entry.inode,
+                    index: entry.index,
+                };
+                blocks.push(block, entry.seal.unwrap_or(Seal { length: 0, crc: 0 }));
+            }
         }
+        out.extend_from_slice(&blocks.encode());
         out
     }
 
     /// Adds a part that [`encode_part`](Self::encode_part) wrote; parts come in order, from 0.
     /// `None`: the bytes are no such part.
     pub(crate) fn load_part(&mut self, bytes: &[u8]) -> Option<()> {
-        let chunks = bytes.chunks_exact(ENTRY_LEN);
-        if !chunks.remainder().is_empty() || bytes.len() > PART_NUMBERS as usize * ENTRY_LEN {
-            return None;
-        }
-        for chunk in chunks {
-            let word = |at: usize| chunk[at..at + 8].try_into().map(u64::from_le_bytes).ok();
-            let half = |at: usize| chunk[at..at + 4].try_into().map(u32::from_le_bytes).ok();
-            let number = u32::try_from(self.entries.len()).ok()?;
-            let (inode, index) = (INodeIndex(word(0)?), BlockIndex(word(8)?));
-            if inode.0 == 0 {
-                self.free.insert(number);
+        let count = u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?);
+        let blocks_at = 4 + 4 * usize::try_from(count).ok().filter(|_| count <= PART_NUMBERS)?;
+        let blocks = BlockSet::decode(bytes.get(blocks_at..)?).ok()?;
+        let mut blocks = blocks.iter();
+        for live in bytes[4..blocks_at].chunks_exact(4) {
+            let live = u32::from_le_bytes(live.try_into().ok()?);
+            if live == FREE {
+                self.free.insert(u32::try_from(self.entries.len()).ok()?);
                 self.entries.push(None);
                 continue;
             }
-            let seal = Some(Seal { length: half(16)?, crc: half(20)? });
-            self.entries.push(Some(Entry { inode, index, seal, live: half(24)? }));
+            let found = blocks.next()?;
+            // Without the layer crc the table does not know the checksum; the peers do.
+            let seal = Some(Seal { length: found.length, crc: found.crc.unwrap_or(0) });
+            let BlockRef { inode, index, .. } = found.block;
+            self.entries.push(Some(Entry { inode, index, seal, live }));
         }
-        Some(())
+        blocks.next().is_none().then_some(())
     }
 
     fn entry(&mut self, number: u32) -> Option<&mut Entry> {
@@ -152,9 +165,13 @@ impl BlockTable {
 mod tests {
     use super::*;
 
+    fn table() -> BlockTable {
+        BlockTable::new(VolumeId::new(7).unwrap(), BlockSpec::default())
+    }
+
     #[test]
     fn a_stored_part_comes_back() {
-        let mut table = BlockTable::default();
+        let mut table = table();
         let first = table.add(INodeIndex(2), BlockIndex(0));
         let second = table.add(INodeIndex(2), BlockIndex(1));
         for (number, pages) in [(first, 5), (second, 7)] {
@@ -162,32 +179,30 @@ mod tests {
             table.mapped(number, pages);
         }
         table.displaced(second, 2);
+        table.entries.insert(1, None);
         assert_eq!(table.take_dirty(), BTreeSet::from([0]));
         let bytes = table.encode_part(0);
-        assert_eq!(bytes.len(), 2 * ENTRY_LEN);
-        let mut loaded = BlockTable::default();
+        let mut loaded = self::table();
         assert_eq!(loaded.load_part(&bytes), Some(()));
-        assert_eq!(loaded.get(second), table.get(second));
-        assert_eq!(loaded.block_count(), 2);
-        assert_eq!(loaded.get(second).map(|entry| entry.live), Some(5));
+        assert_eq!(loaded.entries, table.entries);
+        assert_eq!((loaded.block_count(), loaded.free), (2, BTreeSet::from([1])));
+        assert_eq!(loaded.entries[2].map(|entry| entry.live), Some(5));
+        for end in 0..bytes.len() {
+            assert_eq!(self::table().load_part(&bytes[..end]), None, "cut at {end}");
+        }
     }
 
     #[test]
     fn golden_bytes() {
-        let mut table = BlockTable::default();
+        let mut table = table();
         let number = table.add(INodeIndex(2), BlockIndex(3));
         table.sealed(number, Seal { length: 4, crc: 5 });
         table.mapped(number, 6);
-        #[rustfmt::skip]
-        let expected = [
-            2, 0, 0, 0, 0, 0, 0, 0,  3, 0, 0, 0, 0, 0, 0, 0,
-            4, 0, 0, 0,  5, 0, 0, 0,  6, 0, 0, 0,
-        ];
-        assert_eq!(table.encode_part(0), expected);
-    }
-
-    #[test]
-    fn a_part_cut_short_is_refused() {
-        assert_eq!(BlockTable::default().load_part(&[0; ENTRY_LEN - 1]), None);
+        let bytes = table.encode_part(0);
+        assert_eq!(bytes[..8], [1, 0, 0, 0, 6, 0, 0, 0]);
+        let blocks = BlockSet::decode(&bytes[8..]).unwrap();
+        let block = blocks.iter().next().unwrap();
+        assert_eq!(block.block.to_string(), "br 7 : 2 : 3");
+        assert_eq!((block.length, block.crc), (4, Some(5)));
     }
 }

@@ -69,15 +69,15 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct InitArguments {
-    /// Bytes in a block: a power of two from 64KiB to 64MiB.
+    /// Bytes in a block: a power of two from 64KiB to 32MiB.
     #[arg(long, value_name = "SIZE", default_value = "512KiB")]
     pub(super) block_size: Bytes,
     /// The block layers of new volumes, outermost first.
     #[arg(long, value_name = "SPEC", default_value = "crc")]
     pub(super) block_spec: BlockSpec,
-    /// How many peers hold each block.
-    #[arg(long, value_name = "COPIES", default_value_t = 2)]
-    pub(super) replication: u32,
+    /// How many peers hold each block [default: 2, or as the block spec's rep=N says]
+    #[arg(long, value_name = "COPIES")]
+    pub(super) replication: Option<u32>,
     /// Begin with a ring of kind empty.
     #[arg(long)]
     pub(super) no_ring: bool,

@@ -31,17 +31,31 @@ pub(super) async fn run(cluster: &Cluster, arguments: &InitArguments) -> Result<
     Ok(Report::new(text, json))
 }
 
+/// Copies of each block when nobody says how many.
+const DEFAULT_COPIES: u32 = 2;
+
 fn check(arguments: &InitArguments) -> Result<InitOptions, Failure> {
     let Bytes(bytes) = arguments.block_size;
     // What does not fit is too large all the same.
     let block_size = u32::try_from(bytes).unwrap_or(u32::MAX);
     let ring = if arguments.no_ring { RingKind::Empty } else { RingKind::Ketama };
-    let replication = arguments.replication;
+    let replication = copies(arguments)?;
     rehearsal::init(block_size, ring, replication).map_err(|refusal| {
         let Bytes(block_size) = arguments.block_size;
         Failure::usage(format!("block size {block_size}, replication {replication}: {refusal}"))
     })?;
     Ok(InitOptions { block_size, block_spec: arguments.block_spec.clone(), replication, ring })
+}
+
+/// How many peers hold each block: by `--replication`, or by the layer rep of the block spec.
+fn copies(arguments: &InitArguments) -> Result<u32, Failure> {
+    match (arguments.replication, arguments.block_spec.copies()) {
+        (Some(ring), Some(spec)) if ring != spec => Err(Failure::usage(format!(
+            "the block spec asks for {spec} copies and --replication for {ring}; leave one out"
+        ))),
+        (Some(copies), _) | (None, Some(copies)) => Ok(copies),
+        (None, None) => Ok(DEFAULT_COPIES),
+    }
 }
 
 /// What is written, if there is a cluster already; else what would be.
@@ -97,7 +111,7 @@ mod tests {
         let arguments = InitArguments {
             block_size: size.parse().unwrap(),
             block_spec: "crc".parse().unwrap(),
-            replication,
+            replication: Some(replication),
             no_ring: false,
             view: false,
         };
@@ -112,19 +126,35 @@ mod tests {
     }
 
     #[test]
+    fn the_block_spec_may_say_how_many_copies() {
+        let copies = |spec: &str, replication| {
+            let block_spec = spec.parse().unwrap();
+            let block_size = Bytes(1 << 19);
+            let arguments =
+                InitArguments { block_size, block_spec, replication, no_ring: false, view: false };
+            super::copies(&arguments).map_err(|failure| failure.line())
+        };
+        assert_eq!(copies("crc", None), Ok(2));
+        assert_eq!(copies("crc,rep=3", None), Ok(3));
+        assert_eq!(copies("crc,rep=3", Some(3)), Ok(3));
+        let both = "the block spec asks for 3 copies and --replication for 2; leave one out";
+        assert_eq!(copies("crc,rep=3", Some(2)), Err(both.to_owned()));
+    }
+
+    #[test]
     fn bad_values_are_refused_before_anything_is_sent() {
         check_of(
             "500KiB",
             2,
             expect![
-                "block size 512000, replication 2: the block size is not valid: it must be a power of two from 64 KiB to 64 MiB"
+                "block size 512000, replication 2: the block size is not valid: it must be a power of two from 64 KiB to 32 MiB"
             ],
         );
         check_of(
             "8GiB",
             2,
             expect![
-                "block size 8589934592, replication 2: the block size is not valid: it must be a power of two from 64 KiB to 64 MiB"
+                "block size 8589934592, replication 2: the block size is not valid: it must be a power of two from 64 KiB to 32 MiB"
             ],
         );
         check_of(

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use torus_blockstore::{
-    BlockIndex, BlockKind, BlockPool, BlockRef, ByteRange, INodeIndex, INodeRef, PeerId, PoolError,
-    VolumeId,
+    BlockIndex, BlockKind, BlockPool, BlockRef, BlockSpec, ByteRange, INodeIndex, INodeRef, PeerId,
+    PoolError, VolumeId,
 };
 
 use super::format::{self, HEADER_LEN, ObjectRef};
@@ -29,10 +29,11 @@ pub enum LoadError {
     Format { inode: INodeRef },
 }
 
-/// Loads the checkpoint that INode `inode` holds.
+/// Loads the checkpoint that INode `inode` of a volume with block spec `spec` holds.
 pub(crate) async fn load(
     pool: &Arc<dyn BlockPool>,
     inode: INodeRef,
+    spec: BlockSpec,
 ) -> Result<(Map, Stored), LoadError> {
     let reader = Reader { pool: Arc::clone(pool), volume: inode.volume };
     let malformed = || LoadError::Format { inode };
@@ -40,7 +41,7 @@ pub(crate) async fn load(
     let root = reader.object(root).await?;
     let (nodes, parts) = format::decode_root(&root).ok_or_else(malformed)?;
 
-    let (mut map, mut stored) = (Map::default(), Stored::default());
+    let (mut map, mut stored) = (Map::new(inode.volume, spec), Stored::default());
     for (number, (part, place)) in parts.into_iter().enumerate() {
         let bytes = reader.object(place).await?;
         let part = u32::try_from(part).ok().filter(|part| *part as usize == number);

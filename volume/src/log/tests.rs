@@ -2,6 +2,7 @@
 
 use super::*;
 use expect_test::{Expect, expect};
+use torus_blockstore::BlockSpec;
 
 /// Blocks of 64 KiB: eight pages and their headers nearly fill a quarter.
 const BLOCK_SIZE: u32 = 64 * 1024;
@@ -23,7 +24,8 @@ impl Story {
         };
         let mut log = Log::new(identity, 1 << 20);
         log.allot(Allotment { first: BlockIndex(0), peers: vec![Vec::new(); blocks] });
-        Self { log, overlay: Overlay::default(), map: Map::default(), told: String::new() }
+        let map = Map::new(identity.volume, BlockSpec::default());
+        Self { log, overlay: Overlay::default(), map, told: String::new() }
     }
 
     fn told(&mut self, what: &str, sends: Vec<Send>) {

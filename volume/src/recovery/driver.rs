@@ -63,7 +63,8 @@ pub(crate) async fn recover(
 ) -> Result<Recovered, OpenError> {
     let Some(head) = &volume.head else {
         // The first opener commits a head before it writes: there is nothing.
-        let (map, stored) = Default::default();
+        let map = Map::new(volume.id, volume.block_spec.clone());
+        let stored = Stored::default();
         return Ok(Recovered { map, stored, replayed: false, tail: None });
     };
     let recovery = Recovery { context, volume, head, deadline };
@@ -82,7 +83,7 @@ impl Recovery<'_> {
     async fn load(&self) -> Result<(Map, Stored), OpenError> {
         let inode = INodeRef { volume: self.volume.id, inode: self.head.inode };
         loop {
-            match load(&self.context.pool, inode).await {
+            match load(&self.context.pool, inode, self.volume.block_spec.clone()).await {
                 Ok(loaded) => return Ok(loaded),
                 Err(LoadError::Read { inode, source: source @ PoolError::Unavailable { .. } }) => {
                     self.wait(LoadError::Read { inode, source }.into()).await?;

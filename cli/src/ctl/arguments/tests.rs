@@ -22,7 +22,7 @@ fn the_seeds_commands_are_understood() {
     check(
         "init",
         expect![
-            "Init(InitArguments { block_size: Bytes(524288), block_spec: BlockSpec([BlockLayer { kind: Crc, copies: None }, BlockLayer { kind: Base, copies: None }]), replication: 2, no_ring: false, view: false })"
+            "Init(InitArguments { block_size: Bytes(524288), block_spec: BlockSpec([BlockLayer { kind: Crc, copies: None }, BlockLayer { kind: Base, copies: None }]), replication: None, no_ring: false, view: false })"
         ],
     );
     check("peer add --all-peers", expect!["Peer(Add { peers: [], all_peers: true })"]);
@@ -39,7 +39,7 @@ fn every_command_is_understood() {
     check(
         "init --block-size 1MiB --block-spec crc,rep=3 --replication 3 --no-ring --view",
         expect![
-            "Init(InitArguments { block_size: Bytes(1048576), block_spec: BlockSpec([BlockLayer { kind: Crc, copies: None }, BlockLayer { kind: Replication, copies: Some(3) }, BlockLayer { kind: Base, copies: None }]), replication: 3, no_ring: true, view: true })"
+            "Init(InitArguments { block_size: Bytes(1048576), block_spec: BlockSpec([BlockLayer { kind: Crc, copies: None }, BlockLayer { kind: Replication, copies: Some(3) }, BlockLayer { kind: Base, copies: None }]), replication: Some(3), no_ring: true, view: true })"
         ],
     );
     check("member list", expect!["Member(List)"]);
