@@ -12,8 +12,7 @@ const PAGES: u64 = 4096;
 /// Crashes the system in `crash` at a random moment `rounds` times, and holds the volume against
 /// what was written each time.
 fn check(rounds: u64, seed: u64, crash: impl Fn(&mut Cluster, &mut NbdServer)) {
-    println!("seed {seed}");
-    let mut random = Random(seed);
+    let mut random = Random::seeded(seed);
     let mut cluster = Cluster::start(&ClusterOptions::default());
     cluster.create_volume("disk", "64MiB");
     let mut history = History::new(PAGES);
@@ -29,7 +28,7 @@ fn check(rounds: u64, seed: u64, crash: impl Fn(&mut Cluster, &mut NbdServer)) {
 
         let server = cluster.serve("disk");
         let prefix = history.check(&mut server.connect().unwrap());
-        let prefix = prefix.unwrap_or_else(|err| panic!("seed {seed}, round {round}: {err}"));
+        let prefix = prefix.unwrap_or_else(|err| panic!("round {round}: {err}"));
         println!("round {round}: {prefix:?}");
         server.stop();
     }
@@ -54,7 +53,7 @@ fn a_client_waits_while_all_daemons_are_killed_and_restarted_and_sees_no_error()
     let mut cluster = Cluster::start(&ClusterOptions::default());
     cluster.create_volume("disk", "64MiB");
     let server = cluster.serve("disk");
-    let load = Load::start(server.connect().unwrap(), History::new(PAGES), Random(3));
+    let load = Load::start(server.connect().unwrap(), History::new(PAGES), Random::seeded(3));
     load.wait_for(200);
     cluster.kill9_all();
     cluster.restart_all();

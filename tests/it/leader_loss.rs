@@ -14,7 +14,7 @@ fn metadata_and_volumes_go_on_within_five_seconds_of_the_leaders_death() {
     let mut cluster = Cluster::start(&ClusterOptions::default());
     cluster.create_volume("disk", "64MiB");
     let server = cluster.serve("disk");
-    let load = Load::start(server.connect().unwrap(), History::new(4096), Random(4));
+    let load = Load::start(server.connect().unwrap(), History::new(4096), Random::seeded(4));
     load.wait_for(300);
 
     let leader = cluster.leader();

@@ -21,6 +21,7 @@ mod load;
 mod metadata;
 mod openers;
 mod ring_change;
+mod rolling;
 mod space;
 mod syncs;
 mod tidy;

@@ -10,18 +10,19 @@ const BOUND: Duration = Duration::from_secs(60);
 /// Pages that are written, over and over: 16 MiB.
 const PAGES: u64 = 4096;
 
-/// A cluster with two copies of each block, and a client that writes. There are blocks of windows
+/// Three daemons with two copies of each block, and a client that writes. There are blocks of windows
 /// that are open, which stay where they are, and blocks that a checkpoint is past.
 #[track_caller]
-fn cluster_under_load(daemons: usize, seed: u64) -> (Cluster, NbdServer, Load) {
-    let options = ClusterOptions { daemons, replication: 2, ..ClusterOptions::default() };
+fn cluster_under_load(seed: u64) -> (Cluster, NbdServer, Load) {
+    let options = ClusterOptions { replication: 2, ..ClusterOptions::default() };
     let mut cluster = Cluster::start(&options);
     cluster.create_volume("disk", "64MiB");
     let server = cluster.serve("disk");
-    let load = Load::start(server.connect().unwrap(), History::new(PAGES), Random(seed));
+    let mut random = Random::seeded(seed);
+    let load = Load::start(server.connect().unwrap(), History::new(PAGES), Random(random.draw()));
     let history = close(server, load);
     let server = cluster.serve("disk");
-    let load = Load::start(server.connect().unwrap(), history, Random(seed + 1));
+    let load = Load::start(server.connect().unwrap(), history, Random(random.draw()));
     load.wait_for(500);
     (cluster, server, load)
 }
@@ -57,7 +58,7 @@ fn assert_all_there(cluster: &mut Cluster, mut history: History) {
 
 #[test]
 fn a_fourth_daemon_gets_its_share_while_a_client_writes() {
-    let (mut cluster, server, load) = cluster_under_load(3, 6);
+    let (mut cluster, server, load) = cluster_under_load(6);
     let fourth = cluster.add_daemon();
     cluster.wait_for_peers(4);
     cluster.ctl(&["peer", "add", &cluster.address(fourth)]).success();
@@ -72,7 +73,7 @@ fn a_fourth_daemon_gets_its_share_while_a_client_writes() {
 
 #[test]
 fn a_removed_peer_is_drained_while_a_client_writes_and_is_not_missed() {
-    let (mut cluster, server, load) = cluster_under_load(3, 7);
+    let (mut cluster, server, load) = cluster_under_load(7);
     let removed = 2;
     assert!(cluster.used(removed) > 0, "nothing to drain");
     cluster.ctl(&["peer", "remove", &cluster.address(removed)]).success();
@@ -87,7 +88,7 @@ fn a_removed_peer_is_drained_while_a_client_writes_and_is_not_missed() {
 
 #[test]
 fn a_move_goes_on_after_the_daemon_that_blocks_come_to_was_killed() {
-    let (mut cluster, server, load) = cluster_under_load(3, 8);
+    let (mut cluster, server, load) = cluster_under_load(8);
     let fourth = cluster.add_daemon();
     cluster.wait_for_peers(4);
     cluster.ctl(&["peer", "add", &cluster.address(fourth)]).success();

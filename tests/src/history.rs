@@ -7,6 +7,7 @@
 //! longer write is not.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::io;
 use std::ops::Range;
 
@@ -22,6 +23,15 @@ const PAGES_PER_READ: usize = 256;
 pub struct Random(pub u64);
 
 impl Random {
+    /// Begins with `seed`, or with `TORUS_TEST_SEED` if it is set, and prints it.
+    #[track_caller]
+    pub fn seeded(seed: u64) -> Self {
+        let chosen = env::var("TORUS_TEST_SEED").ok();
+        let seed = chosen.map_or(seed, |text| text.parse().expect("TORUS_TEST_SEED is a number"));
+        println!("seed {seed}");
+        Self(seed)
+    }
+
     pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

@@ -10,6 +10,7 @@
     clippy::expect_used,
     reason = "a harness reports by panicking in the test that uses it"
 )]
+#![expect(clippy::print_stdout, reason = "a test shows its seed when it fails")]
 #![expect(clippy::print_stderr, reason = "the logs of a failed test go to its output")]
 
 mod cluster;
