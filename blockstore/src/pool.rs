@@ -95,6 +95,9 @@ pub trait BlockPool: Send + Sync + 'static {
         placement: Placement,
     ) -> BoxFuture<'static, Result<Vec<PeerId>, PoolError>>;
 
+    /// Every peer that is registered, in the ring or not.
+    fn all_peers(&self) -> BoxFuture<'static, Result<Vec<PeerId>, PoolError>>;
+
     /// Appends on every one of `peers`; done when all have answered or one has failed.
     fn append(&self, peers: Vec<PeerId>, append: Append) -> BoxFuture<'static, Result<(), CutOff>>;
 

@@ -235,6 +235,18 @@ impl BlockPool for Distributor {
         .boxed()
     }
 
+    fn all_peers(&self) -> BoxFuture<'static, Result<Vec<PeerId>, PoolError>> {
+        let mut view = self.shared.view.clone();
+        async move {
+            let known = timeout(FIRST_WORD, view.wait_for(|view| view.peers.is_some())).await;
+            let known = known.ok().and_then(Result::ok);
+            let peers = known.as_ref().and_then(|view| view.peers.as_ref());
+            let all = peers.map(|peers| peers.keys().copied().collect());
+            all.ok_or(PoolError::UnknownRing { version: 0 })
+        }
+        .boxed()
+    }
+
     fn append(&self, peers: Vec<PeerId>, append: Append) -> BoxFuture<'static, Result<(), CutOff>> {
         self.replicate(peers, &Request::Append(append), Patience::UntilFailure)
     }

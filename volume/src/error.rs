@@ -21,6 +21,9 @@ pub enum Error {
     /// No peer that answers holds these bytes.
     #[error("cannot read {block}")]
     Read { block: BlockRef, source: PoolError },
+    /// No copy of these bytes is intact; other bytes of the volume are not affected.
+    #[error("every copy of {block} fails its checksum")]
+    Damaged { block: BlockRef },
     /// The volume is closed.
     #[error("the volume is closed")]
     Closed,
@@ -38,6 +41,9 @@ pub enum OpenError {
     /// Somebody else opened it while this opener recovered it.
     #[error("volume {name:?} was taken over by another opener")]
     TakenOver { name: String },
+    /// Waiting longer may help; the log names what it waited for.
+    #[error("gave up waiting for the metadata service, or for enough peers to write to")]
+    TimedOut,
     #[error("cannot reach the metadata service")]
     Metadata(#[from] torus_metadata::Error),
     #[error("cannot load the volume's map")]

@@ -47,6 +47,11 @@ impl Extent {
         self.start + self.count
     }
 
+    /// Where its last page ends in the block, in 512 bytes: up to 2^16, the largest block's size.
+    fn units_end(&self) -> u32 {
+        u32::from(self.location.offset) + u32::from(self.count) * u32::from(UNITS_PER_PAGE)
+    }
+
     fn part(&self, from: u16, to: u16) -> Self {
         Self { start: from, count: to - from, location: self.location.advanced(from - self.start) }
     }
@@ -109,7 +114,7 @@ impl Leaf {
             if left.end() == right.start
                 && left.location.block == right.location.block
                 && left.location.header == right.location.header
-                && left.location.offset + left.count * UNITS_PER_PAGE == right.location.offset
+                && left.units_end() == u32::from(right.location.offset)
             {
                 self.0[index].count += right.count;
                 self.0.remove(index + 1);
@@ -173,8 +178,11 @@ impl Leaf {
             }
             free_from = end;
             let location = Location { block, offset: half(8), header: half(10) };
-            location.offset.checked_add(count.checked_mul(UNITS_PER_PAGE)?)?;
-            extents.push(Extent { start, count, location });
+            let extent = Extent { start, count, location };
+            if extent.units_end() > 1 << 16 {
+                return None;
+            }
+            extents.push(extent);
         }
         chunks.remainder().is_empty().then_some(Self(extents))
     }
@@ -207,6 +215,16 @@ mod tests {
         leaf.set(8, 2, at(1, 100), |_| ());
         assert_eq!(leaf.0.len(), 2);
         assert_eq!(leaf.mapped_pages(), 6);
+    }
+
+    #[test]
+    fn the_last_page_of_the_largest_block_has_a_place() {
+        let mut leaf = Leaf::default();
+        leaf.set(0, 1, at(1, 65_528), |_| ());
+        leaf.set(1, 1, at(1, 8), |_| ());
+        let mut bytes = Vec::new();
+        leaf.encode(&mut bytes);
+        assert_eq!(Leaf::decode(&bytes), Some(leaf));
     }
 
     #[test]

@@ -143,6 +143,11 @@ impl Log {
         self.open.len()
     }
 
+    /// Whether every block before `index` is sealed.
+    pub(crate) fn is_sealed_before(&self, index: BlockIndex) -> bool {
+        self.open.front().is_none_or(|block| block.block.index >= index)
+    }
+
     /// Whether the block is not yet sealed.
     pub(crate) fn is_open(&self, index: BlockIndex) -> bool {
         self.open.binary_search_by_key(&index, |block| block.block.index).is_ok()

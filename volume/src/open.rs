@@ -2,18 +2,16 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use torus_blockstore::{BlockIndex, BlockPool, Epoch, INodeIndex};
 use torus_metadata::{
     Answer, Command, Error as MetadataError, Head, LogPosition, MetadataService, Outcome, Query,
     Refusal, SessionId, Volume as Metadata,
 };
 
-use crate::log::Identity;
-use crate::record::{ExtentKind, PAGE};
-use crate::recovery::{Recovered, Tail, recover};
+use crate::log::{Allotment, Identity};
+use crate::recovery::{Recovered, recover};
 use crate::session::{Held, Session};
 use crate::writer::{Context, Start, WindowPlan, Writer};
 use crate::{Error, OpenError, Options, Volume};
@@ -75,20 +73,14 @@ async fn lock_and_start(
         window_blocks: options.window_blocks,
     };
     // Under the lock: the former writer can commit neither a window nor a head any more.
-    let volume = context.state().await?;
+    let volume = timeout_at(deadline, context.state()).await;
+    let volume = volume.map_err(|_| OpenError::TimedOut)??;
     let Recovered { map, stored, replayed, tail } = recover(&context, &volume, deadline).await?;
-
-    let mut inodes = context.reserve_inodes(INODES).await?;
-    context.identity.inode = inodes.remove(0);
-    let plan = WindowPlan { first: BlockIndex(0), after: None, avoid: Default::default() };
-    let allotment = context.clone().open_window(plan).await?;
-    let head = first_head(&volume, context.identity);
     let uncovered = replayed || tail.is_some() || volume.head.is_none();
-    if !uncovered {
-        context.commit_head(head.clone()).await?;
-    }
+    let begun = timeout_at(deadline, begin(&mut context, &volume, uncovered)).await;
+    let (head, allotment, inodes) = begun.map_err(|_| OpenError::TimedOut)??;
     let start =
-        Start { identity: context.identity, map, stored, head, uncovered, allotment, inodes };
+        Start { identity: context.identity, map, stored, head, uncovered, tail, allotment, inodes };
     let (sender, requests) = mpsc::channel(QUEUE);
     let writer = Writer::new(context, options, start, lock_lost);
     tokio::spawn(async move {
@@ -99,10 +91,27 @@ async fn lock_and_start(
     if uncovered {
         // Only the head makes the new generation count: until it has moved, another recovery would
         // begin from the old log again.
-        write_anew(&volume, tail).await?;
         volume.checkpoint().await?;
     }
     Ok(volume)
+}
+
+/// Begins a new generation of the log: with the former checkpoint as its head, unless the map holds
+/// more than that.
+async fn begin(
+    context: &mut Context,
+    volume: &Metadata,
+    uncovered: bool,
+) -> Result<(Head, Allotment, Vec<INodeIndex>), Error> {
+    let mut inodes = context.reserve_inodes(INODES).await?;
+    context.identity.inode = inodes.remove(0);
+    let plan = WindowPlan { first: BlockIndex(0), after: None, avoid: Default::default() };
+    let allotment = context.clone().open_window(plan).await?;
+    let head = first_head(volume, context.identity);
+    if !uncovered {
+        context.commit_head(head.clone()).await?;
+    }
+    Ok((head, allotment, inodes))
 }
 
 async fn find(services: &Services, name: &str) -> Result<Metadata, OpenError> {
@@ -146,26 +155,4 @@ fn first_head(volume: &Metadata, identity: Identity) -> Head {
     let (inode, blocks) =
         volume.head.as_ref().map_or((INodeIndex(0), 0), |head| (head.inode, head.blocks));
     Head { inode, blocks, epoch: identity.epoch, position }
-}
-
-/// Writes the records of a block that was open when its writer died once more, in their order.
-async fn write_anew(volume: &Volume, tail: Option<Tail>) -> Result<(), Error> {
-    let Some(Tail { headers, bytes }) = tail else { return Ok(()) };
-    for header in headers {
-        let mut at = (header.place.offset + header.length) as usize;
-        for extent in &header.extents {
-            let length = (extent.count * PAGE) as usize;
-            match extent.kind {
-                ExtentKind::Zero => {
-                    volume.zero(extent.page, extent.page + u64::from(extent.count), false).await?;
-                }
-                ExtentKind::Data => {
-                    let data: Bytes = bytes.slice(at..at + length);
-                    volume.write(extent.page * u64::from(PAGE), data, false).await?;
-                    at += length;
-                }
-            }
-        }
-    }
-    Ok(())
 }

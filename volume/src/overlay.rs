@@ -16,6 +16,17 @@ struct Pending {
     data: Option<Bytes>,
 }
 
+impl Pending {
+    fn is_long_zero(&self) -> bool {
+        self.data.is_none() && self.count > INDEXED
+    }
+
+    fn cost(&self) -> usize {
+        let indexed = if self.is_long_zero() { 0 } else { self.count as usize };
+        OPERATION_COST + INDEX_COST * indexed + self.data.as_ref().map_or(0, Bytes::len)
+    }
+}
+
 /// What one record will hold.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
@@ -41,17 +52,21 @@ pub(crate) struct Overlay {
     /// Page to the newest pending write that covers it. Long zeroings are not in it: they are few,
     /// and looked up in the queue itself.
     index: BTreeMap<u64, u64>,
-    long_zeroes: usize,
+    /// Their number, first page and page behind them, oldest first.
+    long_zeroes: VecDeque<(u64, u64, u64)>,
     bytes: usize,
 }
 
 /// Zeroings of more pages than this are not indexed page by page.
 const INDEXED: u32 = 1024;
+/// What an operation weighs beside its payload, and each page that is indexed, in bytes: zeroings
+/// have no payload and must not pile up without bound.
+const OPERATION_COST: usize = 64;
+const INDEX_COST: usize = 32;
 
 impl Overlay {
     /// Queues `data`, whole pages from `page` on.
     pub(crate) fn write(&mut self, page: u64, data: Bytes) {
-        self.bytes += data.len();
         let count = data.len() as u32 / PAGE;
         self.push(Pending { page, count, data: Some(data) });
     }
@@ -61,7 +76,7 @@ impl Overlay {
         self.push(Pending { page, count, data: None });
     }
 
-    /// Payload bytes that wait.
+    /// What waits, in bytes of payload, with something for what has none.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -83,7 +98,8 @@ impl Overlay {
     /// The newest pending content of a page.
     pub(crate) fn page(&self, page: u64) -> Option<Page> {
         let indexed = self.index.get(&page).copied();
-        let zeroed = (self.long_zeroes > 0).then(|| self.long_zero_over(page)).flatten();
+        let covers = |(_, first, end): &&(u64, u64, u64)| (*first..*end).contains(&page);
+        let zeroed = self.long_zeroes.iter().rev().find(covers).map(|(number, _, _)| *number);
         let number = indexed.max(zeroed)?;
         let pending = self.queue.get(usize::try_from(number - self.front).ok()?)?;
         Some(match &pending.data {
@@ -114,7 +130,7 @@ impl Overlay {
                 break;
             }
             let part = data.split_to((count * PAGE) as usize);
-            self.bytes -= part.len();
+            self.bytes -= part.len() + INDEX_COST * count as usize;
             batch.extents.push(RecordExtent { page: pending.page, count, kind: ExtentKind::Data });
             batch.pages += count as usize;
             batch.data.push(part);
@@ -131,20 +147,23 @@ impl Overlay {
 
     fn push(&mut self, pending: Pending) {
         let number = self.queued();
-        if pending.data.is_none() && pending.count > INDEXED {
-            self.long_zeroes += 1;
+        let end = pending.page + u64::from(pending.count);
+        if pending.is_long_zero() {
+            self.long_zeroes.push_back((number, pending.page, end));
         } else {
-            for page in pending.page..pending.page + u64::from(pending.count) {
+            (pending.page..end).for_each(|page| {
                 self.index.insert(page, number);
-            }
+            });
         }
+        self.bytes += pending.cost();
         self.queue.push_back(pending);
     }
 
     fn pop(&mut self) {
         if let Some(pending) = self.queue.pop_front() {
-            if pending.data.is_none() && pending.count > INDEXED {
-                self.long_zeroes -= 1;
+            self.bytes -= pending.cost();
+            if pending.is_long_zero() {
+                self.long_zeroes.pop_front();
             } else {
                 Self::forget(&mut self.index, pending.page, pending.count, self.front);
             }
@@ -158,16 +177,6 @@ impl Overlay {
                 index.remove(&page);
             }
         }
-    }
-
-    fn long_zero_over(&self, page: u64) -> Option<u64> {
-        let covers = |pending: &Pending| {
-            pending.data.is_none()
-                && pending.count > INDEXED
-                && (pending.page..pending.page + u64::from(pending.count)).contains(&page)
-        };
-        let position = self.queue.iter().rposition(covers)?;
-        Some(self.front + position as u64)
     }
 }
 
@@ -199,7 +208,8 @@ mod tests {
         overlay.write(10, Bytes::from([vec![2; 4096], vec![3; 4096], vec![4; 4096]].concat()));
         overlay.zero(0, 2);
         let batch = overlay.take_batch(3);
-        assert_eq!((batch.pages, batch.extents.len(), overlay.bytes()), (3, 2, 4096));
+        assert_eq!((batch.pages, batch.extents.len()), (3, 2));
+        assert_eq!(overlay.bytes(), 4096 + 2 * OPERATION_COST + 3 * INDEX_COST);
         assert_eq!(overlay.page(11), None);
         assert_eq!(overlay.page(12), Some(Page::Data(page(4))));
         assert_eq!(overlay.page(0), Some(Page::Zero));
@@ -207,6 +217,6 @@ mod tests {
         assert_eq!(batch.extents[0], RecordExtent { page: 12, count: 1, kind: ExtentKind::Data });
         assert_eq!(batch.extents[1], RecordExtent { page: 0, count: 2, kind: ExtentKind::Zero });
         assert!(overlay.is_empty());
-        assert_eq!(overlay.page(0), None);
+        assert_eq!((overlay.page(0), overlay.bytes()), (None, 0));
     }
 }

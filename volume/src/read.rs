@@ -93,6 +93,12 @@ impl StoredRun {
             let found = pool.read(self.block, ranges.clone(), Vec::new(), avoid.clone()).await;
             let (peer, bytes) = match found {
                 Ok(found) => found,
+                Err(PoolError::Unavailable { silent, .. })
+                    if silent.iter().all(|peer| avoid.contains(peer)) =>
+                {
+                    // Every copy there is was read, and none is intact.
+                    return Err(Error::Damaged { block: self.block });
+                }
                 Err(error @ PoolError::Unavailable { .. }) => {
                     // As a disk does: a pause rather than an error that file systems do not survive.
                     tracing::warn!(%error, "a read waits");

@@ -144,7 +144,10 @@ pub(crate) struct Step {
     pub(crate) index: BlockIndex,
     /// Which window permits it.
     pub(crate) window: usize,
-    /// The length at which a later window says that it was cut off.
+    /// Whether its writer gave it up for a later window, which was committed only when the block
+    /// had been sealed: on peers of its own window or on others. Then it must be found.
+    pub(crate) given_up: bool,
+    /// The length at which that window says that it ends.
     pub(crate) cut_at: Option<u32>,
 }
 
@@ -155,6 +158,7 @@ pub(crate) fn steps(windows: &[Window], inode: INodeIndex, from: BlockIndex) -> 
     for (number, window) in windows.iter().enumerate().filter(|(_, window)| window.inode == inode) {
         if let Some(after) = window.after.filter(|after| after.inode == inode) {
             steps.retain(|step| step.index <= after.block);
+            steps.iter_mut().for_each(|step| step.given_up = true);
             if let Some(last) = steps.last_mut().filter(|last| last.index == after.block) {
                 last.cut_at = Some(after.offset);
             }
@@ -163,6 +167,7 @@ pub(crate) fn steps(windows: &[Window], inode: INodeIndex, from: BlockIndex) -> 
         steps.extend(indexes.map(|index| Step {
             index: BlockIndex(index),
             window: number,
+            given_up: false,
             cut_at: None,
         }));
     }

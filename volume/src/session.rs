@@ -64,6 +64,11 @@ impl Session {
                 }
                 match relock(&meta, &owner, ttl, held).await {
                     Ok(renewed) => id = renewed,
+                    // The epoch is ours, so the holder is a session of ours: the answer to an
+                    // earlier attempt was lost, and that session will end.
+                    Err(MetadataError::Refused(Refusal::InUse { .. })) => {
+                        tracing::info!(volume = %held.volume, "waiting for a lost session to end");
+                    }
                     Err(MetadataError::Refused(refusal)) => {
                         // The writer may have been closed meanwhile.
                         let _ = lost.send(lost_to(refusal));

@@ -141,7 +141,7 @@ impl Volume {
     }
 
     /// Zeroes pages `first..last` in requests of at most 2^31 pages.
-    pub(crate) async fn zero(&self, first: u64, last: u64, fua: bool) -> Result<(), Error> {
+    async fn zero(&self, first: u64, last: u64, fua: bool) -> Result<(), Error> {
         let mut page = first;
         while page < last {
             let count = (last - page).min(1 << 31) as u32;

@@ -9,6 +9,7 @@ mod edge;
 mod request;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -21,6 +22,7 @@ use crate::checkpoint::{Prepared, Stored};
 use crate::log::{Allotment, BlockContent, Identity, Log, Send};
 use crate::map::Map;
 use crate::overlay::Overlay;
+use crate::recovery::Tail;
 use crate::{Error, Options};
 
 pub(crate) use context::{Context, WindowPlan};
@@ -32,6 +34,8 @@ type Reply<T> = oneshot::Sender<Result<T, Error>>;
 /// How many bytes may be under way to the peers before further writes wait for company: enough to
 /// keep them busy, little enough that writes gather into large records.
 const IN_FLIGHT: usize = 1 << 20;
+/// A log is checkpointed after so long, however little was written.
+const CHECKPOINT_AGE: Duration = Duration::from_secs(600);
 /// Blocks that may be waiting for their seal.
 const MAX_OPEN_BLOCKS: usize = 16;
 
@@ -77,8 +81,6 @@ struct Waiter {
 struct Checkpoint {
     prepared: Option<Prepared>,
     head: Head,
-    /// The last record that must be durable before the head may move.
-    sequence: u64,
     replies: Vec<Reply<()>>,
 }
 
@@ -90,6 +92,8 @@ pub(crate) struct Start {
     pub(crate) head: Head,
     /// Whether the map holds more than the head's checkpoint.
     pub(crate) uncovered: bool,
+    /// The open end of the log that a recovery found, to be written anew before anything else.
+    pub(crate) tail: Option<Tail>,
     pub(crate) allotment: Allotment,
     pub(crate) inodes: Vec<INodeIndex>,
 }
@@ -123,6 +127,8 @@ pub(crate) struct Writer {
     checkpointed: u64,
     /// Whether recovery found more than the head's checkpoint holds, and none was begun since.
     uncovered: bool,
+    /// A checkpoint is due although little was written: the log is old, or a peer was lost.
+    checkpoint_due: bool,
     failed: Option<Error>,
     closing: Option<Reply<()>>,
 }
@@ -143,6 +149,8 @@ impl Writer {
             }
         }));
         let window_end = start.allotment.end();
+        let mut overlay = Overlay::default();
+        start.tail.iter().for_each(|tail| tail.replay(&mut overlay));
         let mut log = Log::new(start.identity, options.cache_bytes);
         log.allot(start.allotment);
         Self {
@@ -151,7 +159,7 @@ impl Writer {
             identity: start.identity,
             log,
             map: start.map,
-            overlay: Overlay::default(),
+            overlay,
             events,
             waiting: VecDeque::new(),
             reading_edges: false,
@@ -168,6 +176,7 @@ impl Writer {
             checkpoint_wanted: Vec::new(),
             checkpointed: 0,
             uncovered: start.uncovered,
+            checkpoint_due: false,
             failed: None,
             closing: None,
         }
@@ -177,6 +186,8 @@ impl Writer {
     pub(crate) async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         let mut batch = Vec::new();
         let mut open = true;
+        let mut age = tokio::time::interval(CHECKPOINT_AGE);
+        age.tick().await;
         loop {
             // Events always hold at least the wait for the lock.
             tokio::select! {
@@ -190,6 +201,7 @@ impl Writer {
                         self.closing = Some(reply);
                     }
                 }
+                _ = age.tick() => self.checkpoint_due = true,
             }
             self.pump();
             if let Some(reply) = self.closed() {
@@ -217,6 +229,9 @@ impl Writer {
             Event::Window(result) => self.window_opened(result),
             Event::Mended { sealed, result } => {
                 self.mending = false;
+                // The sooner the head passes the windows that name the lost peer, the sooner a
+                // recovery can do without it.
+                self.checkpoint_due = true;
                 if result.is_ok() {
                     sealed.into_iter().for_each(|index| self.log.sealed(index));
                 }

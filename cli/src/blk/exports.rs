@@ -113,6 +113,9 @@ impl Exports for VolumeExports {
     }
 }
 
+/// Writes of up to so many bytes are copied.
+const COPIED: usize = 32 << 10;
+
 /// One user's hold on an open volume.
 pub(super) struct VolumeExport {
     name: String,
@@ -162,6 +165,10 @@ impl Export for VolumeExport {
     }
 
     async fn write(&self, offset: u64, data: Bytes, fua: bool) -> Result<(), ExportError> {
+        // The volume keeps what is written for a while, and a small slice would keep the whole
+        // buffer that it was received in.
+        let small = data.len() <= COPIED;
+        let data = if small { Bytes::copy_from_slice(&data) } else { data };
         self.volume.write(offset, data, fua).await.map_err(refuse)
     }
 

@@ -84,7 +84,9 @@ impl Reader {
         self.verified(place.inode, place.offset, place.length, intact).await
     }
 
-    /// Reads a range of an INode's stream until `check` accepts it, from one peer after another.
+    /// Reads a range of an INode's stream until `check` accepts it: as the pool gives it, then
+    /// wholly from one peer after another, as it may stand in two blocks and each peer may have one
+    /// of them damaged.
     async fn verified<T>(
         &self,
         inode: INodeIndex,
@@ -93,21 +95,35 @@ impl Reader {
         check: impl Fn(&Bytes) -> Option<T>,
     ) -> Result<T, LoadError> {
         let reference = INodeRef { volume: self.volume, inode };
-        let mut avoid: Vec<PeerId> = Vec::new();
-        loop {
-            let (from, bytes) = self
-                .range(inode, offset, length, &avoid)
-                .await
-                .map_err(|source| LoadError::Read { inode: reference, source })?;
-            if let Some(good) = check(&bytes) {
-                return Ok(good);
-            }
-            for (peer, block) in from {
-                tracing::warn!(%peer, %block, "a copy of an INode block fails its checksum");
-                self.pool.suspect(peer, block);
-                avoid.push(peer);
+        let failed = |source| LoadError::Read { inode: reference, source };
+        let everyone = self.pool.all_peers().await.map_err(failed)?;
+        let (from, bytes) = self.range(inode, offset, length, &[]).await.map_err(failed)?;
+        if let Some(good) = check(&bytes) {
+            return Ok(good);
+        }
+        for (peer, block) in from {
+            tracing::warn!(%peer, %block, "a copy of an INode block may be damaged");
+            self.pool.suspect(peer, block);
+        }
+        let mut last = None;
+        for one in &everyone {
+            let others: Vec<PeerId> = everyone.iter().copied().filter(|peer| peer != one).collect();
+            match self.range(inode, offset, length, &others).await {
+                Ok((_, bytes)) => {
+                    if let Some(good) = check(&bytes) {
+                        return Ok(good);
+                    }
+                }
+                Err(error) => last = Some(error),
             }
         }
+        let block = self.block_at(inode, offset);
+        Err(failed(last.unwrap_or(PoolError::NoSuchBlock { block })))
+    }
+
+    fn block_at(&self, inode: INodeIndex, offset: u64) -> BlockRef {
+        let index = BlockIndex(offset / u64::from(self.pool.block_size()));
+        BlockRef { volume: self.volume, kind: BlockKind::INode, inode, index }
     }
 
     async fn range(
@@ -121,9 +137,8 @@ impl Reader {
         let (mut at, end) = (offset, offset + u64::from(length));
         let (mut from, mut bytes) = (Vec::new(), BytesMut::with_capacity(length as usize));
         while at < end {
-            let index = BlockIndex(at / size);
-            let block = BlockRef { volume: self.volume, kind: BlockKind::INode, inode, index };
-            let part = (end.min((index.0 + 1) * size) - at) as u32;
+            let block = self.block_at(inode, at);
+            let part = (end.min((block.index.0 + 1) * size) - at) as u32;
             let range = ByteRange { offset: (at % size) as u32, length: part };
             let (peer, data) =
                 self.pool.read(block, vec![range], Vec::new(), avoid.to_vec()).await?;

@@ -14,6 +14,7 @@ use crate::checkpoint::{LoadError, Stored, load};
 use crate::extent::Location;
 use crate::log::BlockContent;
 use crate::map::Map;
+use crate::overlay::Overlay;
 use crate::record::{ExtentKind, Header, PAGE, UNIT};
 use crate::writer::Context;
 use crate::{Error, OpenError};
@@ -36,6 +37,25 @@ pub(crate) struct Tail {
     pub(crate) headers: Vec<Header>,
     /// Content of the block.
     pub(crate) bytes: Bytes,
+}
+
+impl Tail {
+    /// Queues what the records wrote, in their order.
+    pub(crate) fn replay(&self, overlay: &mut Overlay) {
+        for header in &self.headers {
+            let mut at = (header.place.offset + header.length) as usize;
+            for extent in &header.extents {
+                match extent.kind {
+                    ExtentKind::Zero => overlay.zero(extent.page, extent.count),
+                    ExtentKind::Data => {
+                        let length = (extent.count * PAGE) as usize;
+                        overlay.write(extent.page, self.bytes.slice(at..at + length));
+                        at += length;
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// A block with the peers that may hold it.
@@ -103,7 +123,7 @@ impl Recovery<'_> {
         let mut chain = Chain::at(position.block);
         let (mut last, mut replayed) = (None::<Found>, false);
         for located in located {
-            let whole = located.step.cut_at.is_some();
+            let whole = located.step.given_up;
             let found = self.find(&located, chain, &fenced).await?;
             let ended = found.is_none();
             if let Some(before) = last.take() {
@@ -154,15 +174,17 @@ impl Recovery<'_> {
     }
 
     /// Fences every peer that answers, until each block has one: a flush needs all peers of its
-    /// block, so the former writer can flush nothing any more.
+    /// block, so the former writer can flush nothing any more. Blocks that it gave up need none.
     async fn fence(&self, located: &[Located]) -> Result<BTreeSet<PeerId>, OpenError> {
         let mut fenced = BTreeSet::new();
         let all: BTreeSet<PeerId> =
             located.iter().flat_map(|located| located.peers.iter().copied()).collect();
         loop {
             self.fence_more(all.difference(&fenced).copied().collect(), &mut fenced).await?;
-            let bare =
-                located.iter().find(|located| !located.peers.iter().any(|p| fenced.contains(p)));
+            let is_bare = |located: &&Located| {
+                !located.step.given_up && !located.peers.iter().any(|peer| fenced.contains(peer))
+            };
+            let bare = located.iter().find(is_bare);
             let Some(bare) = bare else { return Ok(fenced) };
             let source = PoolError::Unavailable { block: bare.block, silent: bare.peers.clone() };
             self.wait(Error::Read { block: bare.block, source }.into()).await?;
@@ -194,31 +216,38 @@ impl Recovery<'_> {
     }
 
     /// The best copy of a block on its fenced peers; `None`: a peer that must hold whatever was
-    /// flushed of it holds nothing that continues the log.
+    /// flushed of it holds nothing that continues the log. A block that its writer gave up is
+    /// looked for everywhere, until a sealed copy is found.
     async fn find(
         &self,
         located: &Located,
         chain: Chain,
         fenced: &BTreeSet<PeerId>,
     ) -> Result<Option<Found>, OpenError> {
-        let block = located.block;
+        let (block, step) = (located.block, &located.step);
         let peers: Vec<PeerId> =
             located.peers.iter().copied().filter(|peer| fenced.contains(peer)).collect();
-        let limit = located.step.cut_at.unwrap_or(u32::MAX);
-        let epoch = self.volume.windows[located.step.window].epoch;
+        let limit = step.cut_at.unwrap_or(u32::MAX);
+        let epoch = self.volume.windows[step.window].epoch;
         loop {
-            let answers = join_all(peers.iter().map(|p| self.context.pool.fetch(*p, block))).await;
+            let asked = match step.given_up {
+                true => self.context.pool.all_peers().await.unwrap_or_default(),
+                false => peers.clone(),
+            };
+            let answers = join_all(asked.iter().map(|p| self.context.pool.fetch(*p, block))).await;
             let answered = answers.iter().any(Result::is_ok);
             let copies: Vec<(BlockState, Bytes)> =
                 answers.into_iter().filter_map(|answer| answer.ok().flatten()).collect();
             let views = copies.iter().map(|(state, bytes)| Copy { state: *state, bytes });
             let best = best_copy(block, epoch, chain, limit, views.enumerate());
-            let complete = match (&best, located.step.cut_at) {
-                (Some((_, records)), Some(length)) => records.length == length,
-                (None, Some(_)) => false,
-                (_, None) => true,
+            let is_whole = |records: &Records| {
+                records.sealed && step.cut_at.is_none_or(|length| records.length == length)
             };
-            if answered && complete {
+            let believed = match &best {
+                Some((_, records)) => !step.given_up || is_whole(records),
+                None => !step.given_up,
+            };
+            if answered && believed {
                 return Ok(best.map(|(which, records)| {
                     let bytes = copies[which].1.clone();
                     Found { block, peers: peers.clone(), bytes, records }

@@ -31,6 +31,7 @@ fn check_steps(windows: &[Window], from: u64, expected: Expect) {
         .iter()
         .map(|step| match step.cut_at {
             Some(length) => format!("{}(w{})!{length}", step.index.0, step.window),
+            None if step.given_up => format!("{}(w{})!", step.index.0, step.window),
             None => format!("{}(w{})", step.index.0, step.window),
         })
         .collect();
@@ -46,7 +47,7 @@ fn windows_follow_one_another() {
 #[test]
 fn behind_a_cut_the_log_goes_on_in_the_next_window() {
     let windows = [window(0, 3, None), window(3, 2, None), window(5, 2, Some((1, 4608)))];
-    check_steps(&windows, 0, expect!["0(w0) 1(w0)!4608 5(w2) 6(w2)"]);
+    check_steps(&windows, 0, expect!["0(w0)! 1(w0)!4608 5(w2) 6(w2)"]);
 }
 
 #[test]

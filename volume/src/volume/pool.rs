@@ -164,6 +164,10 @@ impl BlockPool for MemoryPool {
         async move { Ok(chosen) }.boxed()
     }
 
+    fn all_peers(&self) -> BoxFuture<'static, Result<Vec<PeerId>, PoolError>> {
+        answer(Ok(self.lock().keys().copied().collect()))
+    }
+
     fn append(&self, peers: Vec<PeerId>, append: Append) -> BoxFuture<'static, Result<(), CutOff>> {
         let appended = self.on_each(peers.clone(), append.block.volume, append.epoch, |peer| {
             let copy = peer.copies.entry(append.block).or_insert_with(|| Copy {
@@ -231,8 +235,8 @@ impl BlockPool for MemoryPool {
     ) -> BoxFuture<'static, Result<(PeerId, Bytes), PoolError>> {
         let peers = self.lock();
         let mut silent = Vec::new();
-        for (id, peer) in peers.iter().filter(|(id, _)| !avoid.contains(id)) {
-            if peer.down {
+        for (id, peer) in peers.iter() {
+            if peer.down || avoid.contains(id) {
                 silent.push(*id);
                 continue;
             }

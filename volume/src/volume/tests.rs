@@ -302,10 +302,28 @@ fn a_lost_peer_is_a_pause_and_not_an_error() {
                 assert_eq!(before, history.after(history.operations.len()), "seed {seed}");
             });
             world.runtime = None;
+            // Recovery does without one of them, whichever it is.
             (1..=4).for_each(|number| pool.set_down(number, false));
+            pool.set_down(rng.random_range(1..=4), true);
         }
         world.pool.assert_replicas_agree();
     }
+}
+
+#[test]
+fn damage_of_every_copy_is_an_error_of_these_bytes_only() {
+    let mut world = World::new(1, 1);
+    let volume = world.open();
+    world.run(async {
+        volume.write(0, pattern(3, SECTORS / 2), false).await.unwrap();
+        volume.close().await.unwrap();
+    });
+    let volume = world.open();
+    world.pool.damage(1, &mut StdRng::seed_from_u64(1));
+    let result = world.run(volume.read(0, (SECTORS * SECTOR / 2) as u32));
+    assert!(matches!(result, Err(Error::Damaged { .. })), "{result:?}");
+    let rest = world.run(volume.read(SECTORS * SECTOR / 2, 4096)).unwrap().concat();
+    assert!(rest.iter().all(|byte| *byte == 0));
 }
 
 #[test]

@@ -86,7 +86,8 @@ impl Writer {
         let behind = self.log.written() - self.checkpointed;
         let changed = behind > 0 || self.uncovered || !self.overlay.is_empty();
         let closing = self.closing.is_some() && changed;
-        let due = behind >= self.options.checkpoint_bytes;
+        let due = behind >= self.options.checkpoint_bytes
+            || (self.checkpoint_due && (behind > 0 || self.uncovered));
         if self.checkpoint.is_none()
             && !self.mending
             && (due || closing || !self.checkpoint_wanted.is_empty())
@@ -97,7 +98,8 @@ impl Writer {
     }
 
     fn start_checkpoint(&mut self) {
-        let wanted = self.closing.is_some() || !self.checkpoint_wanted.is_empty();
+        // What a recovery found belongs to its checkpoint whole, or not at all.
+        let wanted = self.closing.is_some() || !self.checkpoint_wanted.is_empty() || self.uncovered;
         if wanted {
             // All that was accepted belongs to it.
             let sends = self.log.cut(&mut self.overlay, &mut self.map, false);
@@ -124,18 +126,18 @@ impl Writer {
         self.checkpoint = Some(Checkpoint {
             prepared: Some(prepared),
             head,
-            sequence: self.log.sequence(),
             replies: std::mem::take(&mut self.checkpoint_wanted),
         });
         self.checkpointed = self.log.written();
         self.uncovered = false;
+        self.checkpoint_due = false;
     }
 
-    /// Stores the checkpoint once the log that its map points into is durable.
+    /// Stores the checkpoint once every block that its map points into is sealed: recovery never
+    /// looks behind the head, so nobody would settle a block there.
     fn store_checkpoint(&mut self) {
-        let durable = self.log.durable();
         let Some(checkpoint) = &mut self.checkpoint else { return };
-        if checkpoint.sequence > durable {
+        if !self.log.is_sealed_before(checkpoint.head.position.block) {
             return;
         }
         let Some(prepared) = checkpoint.prepared.take() else { return };
@@ -169,6 +171,7 @@ impl Writer {
                 && !self.window_asked
                 && self.checkpoint.is_none()
                 && !self.uncovered
+                && self.log.open_blocks() == 0
                 && self.checkpointed == self.log.written());
         if idle { self.closing.take() } else { None }
     }

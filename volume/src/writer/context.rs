@@ -238,12 +238,17 @@ impl Context {
                 avoid.clear();
                 continue;
             }
-            let Some(wanted) = wanted else {
+            let Some(mut wanted) = wanted else {
                 tried_again = false;
                 avoid.clear();
                 tokio::time::sleep(RETRY).await;
                 continue;
             };
+            // Those that hold it already keep it, also where the ring has changed meanwhile.
+            let holders = block.peers.iter().filter(|peer| !placement.excluded.contains(peer));
+            wanted.extend(holders);
+            wanted.sort_unstable();
+            wanted.dedup();
             let failed = self.seal_on(block, &wanted).await?;
             if failed.is_empty() {
                 return Ok(());
