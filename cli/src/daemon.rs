@@ -54,8 +54,8 @@ pub struct Arguments {
     #[arg(long)]
     auto_join: bool,
     /// The failure domain of this node; copies of a block go to different zones.
-    #[arg(long, value_name = "ZONE", default_value = "")]
-    zone: String,
+    #[arg(long, value_name = "ZONE")]
+    zone: Option<String>,
     /// What to log: a level, or a list as info,torus_raft=debug.
     #[arg(long, value_name = "FILTER", env = "TORUS_LOG", default_value = "info,openraft=error")]
     log: String,
@@ -128,7 +128,7 @@ async fn serve(arguments: Arguments, data: &Runtime) -> Result<(), Failure> {
         identity: Arc::new(identity),
         size,
         address: arguments.peer_address.to_string(),
-        zone: arguments.zone.clone(),
+        zone: arguments.zone.clone().unwrap_or_default(),
         auto_join: arguments.auto_join,
     };
     let result = live(&member, &storage, options, data, &stop, &arguments).await;

@@ -16,6 +16,7 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use tokio::time::Instant;
 
+use crate::error::call_failed;
 use crate::machine::RequestId;
 use crate::requests::Requests;
 use crate::serve::Backend;
@@ -230,7 +231,7 @@ impl Round {
             Some(address) if !self.members => Some(Error::NotInitialised { address }),
             _ if time_is_over => Some(Error::Unavailable {
                 tried: self.tried.join(", "),
-                source: self.source.map(Into::into),
+                source: self.source.map(call_failed),
             }),
             _ => None,
         }

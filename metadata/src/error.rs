@@ -74,3 +74,27 @@ pub enum Error {
     #[error("the metadata service sent an answer that this version does not understand: {what}")]
     Protocol { what: &'static str },
 }
+
+/// A call that failed, told by what is at the bottom of it: gRPC wraps that several times over.
+#[derive(Debug)]
+struct CallFailed(tonic::Status);
+
+impl std::error::Error for CallFailed {}
+
+impl std::fmt::Display for CallFailed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut cause = std::error::Error::source(&self.0);
+        while let Some(deeper) = cause.and_then(|cause| cause.source()) {
+            cause = Some(deeper);
+        }
+        match cause {
+            Some(cause) => write!(f, "{cause}"),
+            None => f.write_str(self.0.message()),
+        }
+    }
+}
+
+/// The source of an [`Error::Unavailable`].
+pub(crate) fn call_failed(status: tonic::Status) -> Box<dyn std::error::Error + Send + Sync> {
+    Box::new(CallFailed(status))
+}

@@ -9,6 +9,7 @@ use tonic::transport::Channel;
 
 use super::{AdminError, Applicant, Denied, GroupStatus, InitOptions, Initialised, Membership};
 use crate::client::endpoint;
+use crate::error::call_failed;
 use crate::wire::proto::admin_client::AdminClient as Stub;
 use crate::wire::{Failure, Malformed, proto};
 use crate::{NodeId, Refusal};
@@ -213,7 +214,7 @@ impl Silent {
     }
 
     fn error(self) -> AdminError {
-        let source = self.source.map(Into::into);
+        let source = self.source.map(call_failed);
         AdminError::Unavailable { tried: self.tried.join(", "), source }
     }
 }

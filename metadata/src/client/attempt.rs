@@ -8,6 +8,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use super::{Call, Client, Reply, WATCH_SILENCE};
+use crate::error::call_failed;
 use crate::serve::{Backend, MESSAGE_MAX};
 use crate::wire::proto::metadata_client::MetadataClient;
 use crate::wire::proto::{execute_reply, keep_alive_reply, query_reply, watch_reply};
@@ -180,5 +181,5 @@ fn client(channel: Channel) -> MetadataClient<Channel> {
 }
 
 fn unavailable(tried: String, status: Status) -> Error {
-    Error::Unavailable { tried, source: Some(status.into()) }
+    Error::Unavailable { tried, source: Some(call_failed(status)) }
 }
