@@ -102,3 +102,44 @@ fn a_move_goes_on_after_the_daemon_that_blocks_come_to_was_killed() {
     cluster.wait_for_balance();
     assert_all_there(&mut cluster, history);
 }
+
+#[test]
+fn clients_that_die_while_rings_change_lose_nothing_that_was_flushed() {
+    let (mut cluster, mut server, mut load) = cluster_under_load(12);
+    let mut random = Random::seeded(13);
+    let fourth = cluster.add_daemon();
+    cluster.wait_for_peers(4);
+    for round in 0..4 {
+        // The log of each round begins under one ring and ends under another.
+        let step = if round % 2 == 0 { "add" } else { "remove" };
+        cluster.ctl(&["peer", step, &cluster.address(fourth)]).success();
+        load.wait_for(random.within(1..500));
+        server.kill9();
+        let mut history = load.finish().history;
+        server = cluster.serve("disk");
+        let mut client = server.connect().unwrap();
+        history.check(&mut client).unwrap_or_else(|err| panic!("round {round}: {err}"));
+        load = Load::start(client, history, Random(random.draw()));
+        load.wait_for(random.within(1..500));
+    }
+    let history = close(server, load);
+    assert_all_there(&mut cluster, history);
+}
+
+#[test]
+fn a_removed_peer_is_drained_also_of_what_a_dead_client_left() {
+    let (mut cluster, mut server, load) = cluster_under_load(14);
+    server.kill9();
+    let mut history = load.finish().history;
+    let server = cluster.serve("disk");
+    history.check(&mut server.connect().unwrap()).unwrap();
+    server.stop();
+    let removed = 2;
+    cluster.ctl(&["peer", "remove", &cluster.address(removed)]).success();
+    wait_until("the removed peer holds nothing", BOUND, || match cluster.used(removed) {
+        0 => Ok(()),
+        _ => Err(cluster.ctl(&["peer", "blocks", &cluster.address(removed), "--with-places"])),
+    });
+    cluster.stop(removed);
+    assert_all_there(&mut cluster, history);
+}
