@@ -44,7 +44,9 @@ impl History {
     ) -> Option<VecDeque<(Revision, Vec<Event>)>> {
         let skipped = usize::try_from(from.0.checked_sub(self.compacted.0)?).unwrap_or(usize::MAX);
         let changes = self.changes.iter().skip(skipped).take(limit);
-        Some((from.0 + 1..).map(Revision).zip(changes.cloned()).collect())
+        // A client may name any revision; behind the last one there is nothing yet.
+        let first = from.0.saturating_add(1);
+        Some((first..u64::MAX).map(Revision).zip(changes.cloned()).collect())
     }
 
     pub(crate) fn compacted(&self) -> Revision {

@@ -43,10 +43,16 @@ impl AdminClient {
     /// Begins a cluster on the first of the daemons that answers. Returns when the daemons that
     /// were waiting to join it are in, or after 15 s.
     pub async fn init(&self, options: InitOptions) -> Result<Initialised, AdminError> {
-        // One of the others may belong to a cluster; then another must not begin beside it.
+        // One of the others may belong to a cluster; then another must not begin beside it. It is
+        // asked all the same: an `init` that was interrupted is finished there.
         for address in &self.addresses {
             if let Ok(Ok(_)) = status_of(address).await {
-                return Err(Refusal::AlreadyInitialised.into());
+                return match init_at(address, options.clone()).await {
+                    Ok(Err(Denied::AlreadyMember(_))) | Err(_) => {
+                        Err(Refusal::AlreadyInitialised.into())
+                    }
+                    Ok(result) => result.map_err(|denied| denied.at(address)),
+                };
             }
         }
         let mut silent = Silent::default();

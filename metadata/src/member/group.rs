@@ -62,13 +62,15 @@ async fn electorate(core: &Core, status: &Status) -> Electorate {
         voters_max: core.tuning.voters_max,
     };
     let near: Vec<_> = of_role(Role::Learner)
-        .filter(|learner| learner.matched.is_some_and(|matched| matched + LAG_MAX >= last))
+        .filter(|learner| {
+            learner.matched.is_some_and(|matched| matched.saturating_add(LAG_MAX) >= last)
+        })
         .collect();
     if near.len() >= electorate.wants().min(2) {
         for learner in near {
             if let Some(Ok(found)) = AdminClient::probe(&learner.address).await
                 && found.node == NodeId(learner.node)
-                && found.applied + LAG_MAX >= last
+                && found.applied.saturating_add(LAG_MAX) >= last
             {
                 electorate.ready.insert(learner.node);
             }
@@ -101,14 +103,13 @@ pub(super) async fn join(core: &Arc<Core>, applicant: Applicant) -> Result<Membe
     insist(|| node.add_learner(id.0, applicant.address.clone())).await?;
     tracing::info!(peer = %applicant.peer, node = %id, address = applicant.address, "taken in");
     drop(turn);
-    // Whoever was this peer, or listened at this address, has lost its identity and is no more.
+    // Whoever was this peer, or listened at this address, has lost its identity and is no more. If
+    // that fails, the newcomer asks again, and this is done then.
     for old in node.status().members {
         let same = Some(NodeId(old.node)) == known || old.address == applicant.address;
         if same && old.node != id.0 {
             tracing::info!(node = old.node, "removing the member that the newcomer was before");
-            if let Err(denied) = remove(core, NodeId(old.node)).await {
-                tracing::warn!(node = old.node, ?denied, "the member was not removed");
-            }
+            retire(core, NodeId(old.node)).await?;
         }
     }
     Ok(Membership { cluster: core.cluster(&node), node: id })
@@ -121,6 +122,22 @@ async fn lives(core: &Core, member: &torus_raft::Member) -> bool {
     }
     let found = AdminClient::probe(&member.address).await;
     matches!(found, Some(Ok(status)) if status.node == NodeId(member.node))
+}
+
+/// Lets a member go that has lost its folder. The others keep their votes, also in an even number:
+/// each of them has what was committed, and the newcomer will make the number odd again.
+async fn retire(core: &Core, id: NodeId) -> Result<(), Denied> {
+    let node = core.member()?;
+    leads(&node)?;
+    let _turn = core.turn.acquire().await.map_err(|_| Failure::Unavailable)?;
+    let members = node.status().members;
+    let voter = |member: &&torus_raft::Member| member.role == Role::Voter;
+    let mut voters: BTreeSet<u64> = members.iter().filter(voter).map(|m| m.node).collect();
+    if voters.remove(&id.0) {
+        insist(|| node.set_voters(voters.clone())).await?;
+    }
+    insist(|| node.remove(id.0)).await?;
+    Ok(())
 }
 
 /// Lets a member go; if it has a vote, the others go on in an odd number.

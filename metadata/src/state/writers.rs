@@ -11,6 +11,9 @@ use crate::{Event, Head, LogPosition, Outcome, Refusal, Volume, Window};
 const WINDOW_BLOCKS_MAX: u64 = 1 << 16;
 /// Windows that one volume's head may lag behind.
 const WINDOWS_MAX: usize = 4096;
+/// Peers that a window may leave out: with the limit above, a volume's record stays far below what
+/// a snapshot can hold.
+const EXCLUDED_MAX: usize = 512;
 /// INode indexes in one reservation.
 const RESERVATION_MAX: u64 = 1 << 16;
 
@@ -50,6 +53,9 @@ impl State {
         is_reserved(volume, window.inode)?;
         if !follows(volume, &window) {
             return Err(Refusal::WindowOrder);
+        }
+        if window.excluded.len() > EXCLUDED_MAX {
+            return Err(Refusal::WINDOW_LIMIT);
         }
         if volume.windows.len() >= WINDOWS_MAX {
             return Err(Refusal::WINDOW_LIMIT);

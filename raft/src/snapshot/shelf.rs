@@ -50,6 +50,10 @@ impl Shelf {
     pub(crate) fn open(dir: &Path, cluster: [u8; 16]) -> Result<Self, Error> {
         let io_error = |source| Error::Io { path: dir.to_owned(), source };
         fs::create_dir_all(dir).map_err(io_error)?;
+        if let Some(parent) = dir.parent() {
+            // A snapshot is as durable as the entry of its folder.
+            File::open(parent).and_then(|parent| parent.sync_all()).map_err(io_error)?;
+        }
         let complete = tidy(dir).map_err(io_error)?;
         let mut current = None;
         if let Some((newest, older)) = complete.split_last() {

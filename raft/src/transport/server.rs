@@ -83,8 +83,13 @@ impl Receiver {
 
     fn vote_request(&self, request: proto::VoteRequest) -> Result<VoteRequest<TypeConfig>, Status> {
         admit(self.identity, request.envelope.as_ref())?;
-        let vote = required(request.vote, "vote").map_err(|err| refused(&err))?;
-        let mut decoded = VoteRequest::new(vote.into(), request.last.map(LogId::from));
+        let vote: Vote = required(request.vote, "vote").map_err(|err| refused(&err))?.into();
+        let last = request.last.map(LogId::from);
+        // A candidate's vote is not a leader's: taken for one, it would need no election.
+        if vote.committed || !is_sane(&vote) || !last.as_ref().is_none_or(is_near) {
+            return Err(refused(&DecodeError::Invalid { field: "vote" }));
+        }
+        let mut decoded = VoteRequest::new(vote, last);
         decoded.leadership_transfer = request.leadership_transfer;
         Ok(decoded)
     }
@@ -153,10 +158,22 @@ fn broken(err: &impl std::error::Error) -> Status {
 /// Only a leader's vote goes with entries and snapshots; openraft takes that for granted.
 fn leader_vote(vote: Option<proto::Vote>) -> Result<Vote, Status> {
     let vote: Vote = required(vote, "vote").map_err(|err| refused(&err))?.into();
-    if !vote.committed {
+    if !vote.committed || !is_sane(&vote) {
         return Err(refused(&DecodeError::Invalid { field: "vote" }));
     }
     Ok(vote)
+}
+
+/// Terms and indexes count what happened; the second half of their range is never reached, and
+/// arithmetic on a number from there would end the process.
+const FAR: u64 = u64::MAX / 2;
+
+fn is_sane(vote: &Vote) -> bool {
+    vote.leader_id.term < FAR
+}
+
+fn is_near(id: &LogId) -> bool {
+    id.index < FAR && id.leader_id.term < FAR
 }
 
 fn append_request(
@@ -164,6 +181,10 @@ fn append_request(
 ) -> Result<AppendEntriesRequest<TypeConfig>, Status> {
     let vote = leader_vote(request.vote)?;
     let prev_log_id = request.previous.map(LogId::from);
+    let committed = request.committed.map(LogId::from);
+    if ![&prev_log_id, &committed].into_iter().flatten().all(is_near) {
+        return Err(refused(&DecodeError::Invalid { field: "previous" }));
+    }
     let entries: Vec<Entry> = request
         .entries
         .into_iter()
@@ -174,8 +195,7 @@ fn append_request(
     if !entries.iter().zip(first..).all(|(entry, index)| entry.log_id.index == index) {
         return Err(refused(&DecodeError::Invalid { field: "entries" }));
     }
-    let leader_commit = request.committed.map(LogId::from);
-    Ok(AppendEntriesRequest { vote, prev_log_id, entries, leader_commit })
+    Ok(AppendEntriesRequest { vote, prev_log_id, entries, leader_commit: committed })
 }
 
 #[async_trait]
