@@ -61,6 +61,12 @@ pub enum Error {
     /// The store belongs to another peer: a file was copied from another data directory.
     #[error("{} belongs to peer {found}, the data directory to {expected}", .path.display())]
     OtherPeer { path: PathBuf, found: PeerId, expected: PeerId },
+    /// The blocks are those of another cluster: this one's volumes may have the same names.
+    #[error(
+        "the blocks in {} belong to cluster {found}, not to {expected}; use an empty data directory",
+        .dir.display()
+    )]
+    OtherCluster { dir: PathBuf, found: uuid::Uuid, expected: uuid::Uuid },
     /// The store was made for another block size; a block size is for ever.
     #[error("{} has blocks of {found} bytes, {asked} were asked for", .dir.display())]
     BlockSize { dir: PathBuf, found: u32, asked: u32 },

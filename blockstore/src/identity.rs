@@ -21,6 +21,9 @@ use crate::field::{array, u32_at};
 use crate::{Error, PeerId};
 
 const MAGIC: &[u8; 8] = b"TORUSPID";
+/// The file beside it that names the cluster: the same bytes with this magic and the cluster's UUID.
+const CLUSTER_FILE: &str = "cluster";
+const CLUSTER_MAGIC: &[u8; 8] = b"TORUSCLU";
 const VERSION: u32 = 1;
 const PEER: usize = 12;
 const CRC: usize = PEER + 16;
@@ -54,7 +57,7 @@ impl PeerIdentity {
             let what = "it is missing, although there are blocks";
             return Err(Error::Damaged { path, what });
         } else {
-            replace_file(&*disk, &path, &encode(fresh))?;
+            replace_file(&*disk, &path, &encode(MAGIC, fresh))?;
             fresh
         };
         Ok(Self { disk, dir: dir.to_owned(), peer, _lock: lock })
@@ -75,16 +78,51 @@ impl PeerIdentity {
         &self.disk
     }
 
+    /// The cluster that the data directory's blocks belong to; `None`: it never had any.
+    pub fn cluster(&self) -> Result<Option<uuid::Uuid>, Error> {
+        let path = self.dir.join(CLUSTER_FILE);
+        if !self.disk.exists(&path).map_err(Error::io("look for", &path))? {
+            return Ok(None);
+        }
+        let bytes = read_file(&*self.disk, &path, LEN)?;
+        check_head(&path, &bytes, CLUSTER_MAGIC, VERSION, LEN)?;
+        Ok(Some(uuid::Uuid::from_bytes(array(&bytes, PEER))))
+    }
+
+    /// Refuses a data directory whose blocks belong to another cluster, or whose blocks are gone:
+    /// what it does not hold any more, others would take for never written.
+    pub fn check_cluster(&self, cluster: uuid::Uuid) -> Result<(), Error> {
+        let Some(found) = self.cluster()? else { return Ok(()) };
+        if found != cluster {
+            return Err(Error::OtherCluster { dir: self.dir.clone(), found, expected: cluster });
+        }
+        let blocks = self.block_dir();
+        if !self.disk.exists(&blocks).map_err(Error::io("look for", &blocks))? {
+            let what = "it is missing; start with an empty data directory, as a new peer";
+            return Err(Error::Damaged { path: blocks, what });
+        }
+        Ok(())
+    }
+
+    /// Notes, durably, that there are blocks now and whose they are.
+    pub fn bind_cluster(&self, cluster: uuid::Uuid) -> Result<(), Error> {
+        if self.cluster()? == Some(cluster) {
+            return Ok(());
+        }
+        let bytes = encode(CLUSTER_MAGIC, PeerId(cluster));
+        replace_file(&*self.disk, &self.dir.join(CLUSTER_FILE), &bytes)
+    }
+
     pub(crate) fn block_dir(&self) -> PathBuf {
         self.dir.join(BLOCK_DIR)
     }
 }
 
-fn encode(peer: PeerId) -> [u8; LEN] {
+fn encode(magic: &[u8; 8], name: PeerId) -> [u8; LEN] {
     let mut bytes = [0; LEN];
-    bytes[..8].copy_from_slice(MAGIC);
+    bytes[..8].copy_from_slice(magic);
     bytes[8..PEER].copy_from_slice(&VERSION.to_le_bytes());
-    bytes[PEER..CRC].copy_from_slice(&peer.encode());
+    bytes[PEER..CRC].copy_from_slice(&name.encode());
     let crc = crc32fast::hash(&bytes[..CRC]);
     bytes[CRC..].copy_from_slice(&crc.to_le_bytes());
     bytes
@@ -128,6 +166,25 @@ mod tests {
     const FRESH: PeerId = PeerId(uuid::Uuid::from_u128(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10));
 
     #[test]
+    fn blocks_belong_to_one_cluster_and_must_not_vanish() {
+        let disk = SimDisk::new(1, 1 << 20).shared();
+        let dir = Path::new("/data");
+        let identity = PeerIdentity::open(Arc::clone(&disk), dir, FRESH).unwrap();
+        let (ours, theirs) = (uuid::Uuid::from_u128(1), uuid::Uuid::from_u128(2));
+        identity.check_cluster(ours).unwrap();
+        disk.create_dir(&dir.join(BLOCK_DIR)).unwrap();
+        identity.bind_cluster(ours).unwrap();
+        identity.check_cluster(ours).unwrap();
+        let refused = identity.check_cluster(theirs);
+        assert!(matches!(refused, Err(Error::OtherCluster { .. })), "{refused:?}");
+        let without = SimDisk::new(2, 1 << 20).shared();
+        let identity = PeerIdentity::open(without, dir, FRESH).unwrap();
+        identity.bind_cluster(ours).unwrap();
+        let refused = identity.check_cluster(ours);
+        assert!(matches!(refused, Err(Error::Damaged { .. })), "{refused:?}");
+    }
+
+    #[test]
     fn golden_bytes() {
         #[rustfmt::skip]
         let bytes = [
@@ -136,20 +193,20 @@ mod tests {
             1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16,
             0, 0, 0, 0,
         ];
-        assert_eq!(encode(FRESH)[..CRC], bytes[..CRC]);
-        assert_eq!(u32_at(&encode(FRESH), CRC), crc32fast::hash(&bytes[..CRC]));
-        assert_eq!(decode(Path::new("peer"), &encode(FRESH)).unwrap(), FRESH);
+        assert_eq!(encode(MAGIC, FRESH)[..CRC], bytes[..CRC]);
+        assert_eq!(u32_at(&encode(MAGIC, FRESH), CRC), crc32fast::hash(&bytes[..CRC]));
+        assert_eq!(decode(Path::new("peer"), &encode(MAGIC, FRESH)).unwrap(), FRESH);
     }
 
     #[test]
     fn every_flipped_byte_is_refused() {
         for index in 0..LEN {
-            let mut bytes = encode(FRESH);
+            let mut bytes = encode(MAGIC, FRESH);
             bytes[index] ^= 0x10;
             decode(Path::new("peer"), &bytes).unwrap_err();
         }
         for len in 0..LEN {
-            decode(Path::new("peer"), &encode(FRESH)[..len]).unwrap_err();
+            decode(Path::new("peer"), &encode(MAGIC, FRESH)[..len]).unwrap_err();
         }
     }
 

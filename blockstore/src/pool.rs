@@ -146,6 +146,14 @@ pub trait BlockPool: Send + Sync + 'static {
         data: Bytes,
     ) -> BoxFuture<'static, Result<(), CutOff>>;
 
+    /// Deletes a block that its volume needs no more, durably, on every one of `peers`.
+    fn delete(
+        &self,
+        peers: Vec<PeerId>,
+        block: BlockRef,
+        epoch: Epoch,
+    ) -> BoxFuture<'static, Result<(), CutOff>>;
+
     /// Tells `peer` that its copy of `block` failed a check: it verifies it and fetches a good one.
     fn suspect(&self, peer: PeerId, block: BlockRef);
 }

@@ -161,7 +161,9 @@ async fn live(
             MemberState::Running { cluster, .. } => {
                 if let Some(options) = options.take() {
                     tokio::select! {
-                        opened = storage.open(options, cluster, member.service(), data.handle()) => opened?,
+                        opened = storage.open(
+                            options, cluster, member.service(), member.own_service(), data.handle(),
+                        ) => opened?,
                         () = stop.cancelled() => return Ok(()),
                     }
                 }

@@ -284,7 +284,7 @@ impl Keeper {
         self.store.delete(block).map_err(refuse)
     }
 
-    /// Deletes a block of which the metadata says that nobody needs it any more.
+    /// Deletes a block of a volume that the metadata says is no more.
     pub(crate) fn drop_deleted(&self, block: BlockRef) -> Result<bool, Refusal> {
         self.store.delete(block).map_err(refuse)
     }

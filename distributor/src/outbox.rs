@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Wake, Waker, ready};
 
 use bytes::Bytes;
@@ -72,18 +72,33 @@ impl Outbox {
         let mut context = Context::from_waker(&waker);
         loop {
             // Whoever holds the writer looks at the queue again after letting go of it.
-            let Some(mut writer) = try_lock(&self.writer) else { return };
-            writer.parcels.append(&mut lock(&self.queue));
-            let written = writer.poll_write_all(&mut context);
-            drop(writer);
-            match written {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => return self.broken.cancel(),
-                Poll::Pending => return,
-            }
-            if lock(&self.queue).is_empty() {
+            let Some(writer) = try_lock(&self.writer) else { return };
+            if !self.drive_with(writer, &mut context) {
                 return;
             }
+        }
+    }
+
+    /// As [`drive`](Self::drive), but waits for whoever writes: the wake-up that the socket has room
+    /// comes once, and would be lost if the writer were about to be let go of. No holder blocks.
+    fn drive_surely(&self) {
+        let waker = Waker::from(Arc::clone(&self.room));
+        let mut context = Context::from_waker(&waker);
+        while self.drive_with(lock(&self.writer), &mut context) {}
+    }
+
+    /// Writes once; whether there is more to write at once.
+    fn drive_with(&self, mut writer: MutexGuard<'_, Writer>, context: &mut Context<'_>) -> bool {
+        writer.parcels.append(&mut lock(&self.queue));
+        let written = writer.poll_write_all(context);
+        drop(writer);
+        match written {
+            Poll::Ready(Ok(())) => !lock(&self.queue).is_empty(),
+            Poll::Ready(Err(_)) => {
+                self.broken.cancel();
+                false
+            }
+            Poll::Pending => false,
         }
     }
 
@@ -91,7 +106,7 @@ impl Outbox {
     pub(crate) async fn run(&self) {
         loop {
             tokio::select! {
-                () = self.room.0.notified() => self.drive(),
+                () = self.room.0.notified() => self.drive_surely(),
                 () = self.broken.cancelled() => return,
             }
         }

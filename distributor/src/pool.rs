@@ -312,6 +312,16 @@ impl BlockPool for Distributor {
         self.replicate(peers, &Request::Put { block, epoch, data }, Patience::UntilAll)
     }
 
+    fn delete(
+        &self,
+        peers: Vec<PeerId>,
+        block: BlockRef,
+        epoch: Epoch,
+    ) -> BoxFuture<'static, Result<(), CutOff>> {
+        let request = Request::Delete { epoch, blocks: vec![block] };
+        self.replicate(peers, &request, Patience::UntilAll)
+    }
+
     fn suspect(&self, peer: PeerId, block: BlockRef) {
         // It is on its way; whether it arrives matters to nobody here.
         drop(self.shared.peers.request(peer, Request::Suspect { block }));

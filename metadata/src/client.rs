@@ -45,6 +45,8 @@ const WATCH_SILENCE: Duration = Duration::from_secs(7);
 pub struct Client {
     shared: Arc<Shared>,
     deadline: Duration,
+    /// Whether only the member in this process is asked.
+    alone: bool,
 }
 
 struct Shared {
@@ -96,7 +98,15 @@ impl Client {
     /// The same client, whose calls give up after `deadline`.
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
-        Self { shared: Arc::clone(&self.shared), deadline }
+        Self { shared: Arc::clone(&self.shared), deadline, alone: self.alone }
+    }
+
+    /// The same client, whose queries only the member in this process answers. An address may have
+    /// come to belong to another cluster; what is deleted on an answer must not depend on it.
+    #[cfg(feature = "raft")]
+    #[must_use]
+    pub(crate) fn alone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), deadline: self.deadline, alone: true }
     }
 
     /// The members that are known at present, the leader first if it is known.
@@ -107,7 +117,7 @@ impl Client {
     fn build(addresses: impl IntoIterator<Item = String>, local: Option<Local>) -> Self {
         let contacts = Mutex::new(Contacts::new(addresses));
         let shared = Shared { contacts, requests: Requests::default(), local };
-        Self { shared: Arc::new(shared), deadline: DEADLINE }
+        Self { shared: Arc::new(shared), deadline: DEADLINE, alone: false }
     }
 
     fn contacts<T>(&self, use_it: impl FnOnce(&mut Contacts) -> T) -> T {
@@ -134,7 +144,7 @@ impl Client {
                 match self.attempt(&address, &call, patience).await {
                     Ok(reply) => return Ok(reply),
                     Err(Missed::Failure(Failure::NotLeader { leader: Some(leader) }))
-                        if leader != address && !hints.contains(&leader) =>
+                        if !self.alone && leader != address && !hints.contains(&leader) =>
                     {
                         // Each hint is followed once a round: two members may name each other.
                         hints.push(leader.clone());

@@ -162,6 +162,12 @@ impl Member {
         Arc::new(self.core.client())
     }
 
+    /// The metadata service as this member alone knows it, for queries on whose answer something is
+    /// deleted: no other daemon is asked, whatever cluster it may belong to by now.
+    pub fn own_service(&self) -> Arc<dyn MetadataService> {
+        Arc::new(self.core.client().alone())
+    }
+
     /// As [`service`](Self::service), for calls that need another deadline.
     pub fn client(&self) -> Client {
         self.core.client()

@@ -79,6 +79,8 @@ async fn lock_and_start(
     let uncovered = replayed || tail.is_some() || volume.head.is_none();
     let begun = timeout_at(deadline, begin(&mut context, &volume, uncovered)).await;
     let (head, allotment, inodes) = begun.map_err(|_| OpenError::TimedOut)??;
+    let rewritten = tail.as_ref().map(|tail| (tail.peers.clone(), tail.block));
+    let pool = Arc::clone(&context.pool);
     let start =
         Start { identity: context.identity, map, stored, head, uncovered, tail, allotment, inodes };
     let (sender, requests) = mpsc::channel(QUEUE);
@@ -92,6 +94,12 @@ async fn lock_and_start(
         // Only the head makes the new generation count: until it has moved, another recovery would
         // begin from the old log again.
         volume.checkpoint().await?;
+    }
+    if let Some((peers, block)) = rewritten
+        && let Err(error) = pool.delete(peers, block, epoch).await
+    {
+        // It stays behind on these peers, of use to nobody.
+        tracing::info!(%block, %error, "the former end of the log was not deleted everywhere");
     }
     Ok(volume)
 }

@@ -18,6 +18,9 @@ use crate::table::Entry;
 /// Between attempts while peers that may hold a block do not answer.
 const RETRY: Duration = Duration::from_millis(200);
 
+/// How often a block that nobody has is looked for again: for ten seconds.
+const MISSES: u32 = 50;
+
 /// A run of pages that stand one after another in one record.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StoredRun {
@@ -89,6 +92,7 @@ impl StoredRun {
             vec![ByteRange { offset: self.header, length: MAX_HEADER }, pages]
         };
         let mut avoid: Vec<PeerId> = Vec::new();
+        let mut missed = 0;
         loop {
             let found = pool.read(self.block, ranges.clone(), Vec::new(), avoid.clone()).await;
             let (peer, bytes) = match found {
@@ -98,6 +102,14 @@ impl StoredRun {
                 {
                     // Every copy there is was read, and none is intact.
                     return Err(Error::Damaged { block: self.block });
+                }
+                Err(error @ PoolError::NoSuchBlock { .. }) if missed < MISSES => {
+                    // The map points at it, so it exists: it may be on its way between two peers,
+                    // or with one that this process has not heard of yet.
+                    tracing::warn!(%error, "a read looks again");
+                    missed += 1;
+                    tokio::time::sleep(RETRY).await;
+                    continue;
                 }
                 Err(error @ PoolError::Unavailable { .. }) => {
                     // As a disk does: a pause rather than an error that file systems do not survive.

@@ -56,14 +56,17 @@ impl Storage {
         Self { open: OnceLock::new() }
     }
 
-    /// Opens the store, registers the peer, and begins to serve and to follow the ring.
+    /// Opens the store, registers the peer, and begins to serve and to follow the ring. Blocks are
+    /// deleted only on the word of `own_metadata`, the member of this process.
     pub(super) async fn open(
         &self,
         options: StorageOptions,
         cluster: Uuid,
         metadata: Arc<dyn MetadataService>,
+        own_metadata: Arc<dyn MetadataService>,
         data: &Handle,
     ) -> Result<(), Failure> {
+        options.identity.check_cluster(cluster)?;
         // A store that exists says what its blocks are like: its blocks must not wait for a quorum.
         let block_size = match Mfile::block_size_of(&options.identity)? {
             Some(block_size) => block_size,
@@ -82,6 +85,7 @@ impl Storage {
             let store = Mfile::open(Arc::clone(&identity), options)?;
             // The store makes the folder of both.
             let fences = FenceTable::open(&identity)?;
+            identity.bind_cluster(cluster)?;
             Ok::<_, torus_blockstore::Error>((fences, store))
         });
         let (fences, store) = opened.await??;
@@ -95,7 +99,7 @@ impl Storage {
         let follower = Follower::start(Arc::clone(&metadata), Volumes::Followed);
         let peers: Arc<dyn Peers> =
             Arc::new(TcpPeers::start(cluster, block_size, Some(server.clone()), follower.view()));
-        let rebalancer = Rebalancer::start(&server, peers, Arc::clone(&metadata), follower.view());
+        let rebalancer = Rebalancer::start(&server, peers, own_metadata, follower.view());
         drop(entered);
         let open = Open { server, store, _follower: follower, _rebalancer: rebalancer };
         // The member's life reaches this point once.

@@ -16,8 +16,8 @@ use super::pass::{Held, Pass};
 use super::pins::Pins;
 use crate::{Placer, Request, Response, StateQuery};
 
-/// Blocks whose content another peer verifies for one request, well within its time.
-const VERIFIED: usize = 32;
+/// Bytes of blocks whose content another peer verifies for one request, well within its time.
+const VERIFIED: u64 = 16 << 20;
 
 impl Pass<'_> {
     /// Drops the blocks that no window names here, after their places have confirmed once more that
@@ -39,7 +39,9 @@ impl Pass<'_> {
                 self.outcome.held_back += 1;
             }
         }
-        for chunk in free.chunks(VERIFIED) {
+        let block_size = u64::from(self.around.keeper.store().geometry().block_size);
+        let at_once = usize::try_from(VERIFIED / block_size).unwrap_or(1).clamp(1, 32);
+        for chunk in free.chunks(at_once) {
             let dropped = self.confirm_and_drop(chunk).await;
             self.outcome.has_moved |= dropped > 0;
             self.outcome.left += chunk.len() as u64 - dropped;

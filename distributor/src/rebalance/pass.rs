@@ -134,16 +134,11 @@ impl<'a> Pass<'a> {
             match state {
                 BlockState::Sealed(seal) => held.push(Held { block, seal, desired }),
                 BlockState::Unsettled => unsettled.push(block),
-                BlockState::Open { .. }
-                    if deleted.is_some_and(|pins| pins.is_left_over(&block)) =>
-                {
-                    unsettled.push(block);
-                }
                 BlockState::Open { .. } if desired.contains(&self.around.me) => {}
                 BlockState::Open { .. } => self.outcome.held_back += 1,
             }
         }
-        self.settle_own(unsettled, deleted).await;
+        self.settle_own(unsettled).await;
         let known = self.ask(&held).await;
         let judged = held.into_iter().map(|held| {
             let nothing = BTreeMap::new();
@@ -168,16 +163,14 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Settles what a crash left here, where somebody knows better; drops what its volume is past,
-    /// if everybody says that nobody does.
-    async fn settle_own(&mut self, blocks: Vec<BlockRef>, pins: Option<&Pins>) {
+    /// Settles what a crash left here, where somebody knows better.
+    async fn settle_own(&mut self, blocks: Vec<BlockRef>) {
         if blocks.is_empty() {
             return;
         }
         let everybody = self.around.others();
         let questions = everybody.into_iter().map(|peer| (peer, blocks.clone()));
         let known = ask_states(self.around, questions.collect()).await;
-        let mut left_over = Vec::new();
         for block in blocks {
             let sealed = known.get(&block).into_iter().flatten().find_map(|(&peer, &known)| {
                 if let Known::Sealed(seal) = known { Some((peer, seal)) } else { None }
@@ -191,17 +184,10 @@ impl<'a> Pass<'a> {
                 } else {
                     self.outcome.left += 1;
                 }
-                continue;
-            }
-            let answers = known.get(&block);
-            let is_sure = answers.is_some_and(|all| !all.values().any(|k| *k == Known::Silent));
-            if is_sure && pins.is_some_and(|pins| pins.is_left_over(&block)) {
-                left_over.push(block);
             } else {
                 self.outcome.held_back += 1;
             }
         }
-        self.drop_dead(left_over).await;
     }
 
     /// What the other places of the blocks hold.

@@ -32,16 +32,6 @@ impl Pins {
         self.volumes.contains_key(&volume)
     }
 
-    /// Whether an unsealed copy of the block can be of use to nobody: its generation is over, and no
-    /// window names it. A head moves on only when every block behind it that counts is sealed.
-    pub(crate) fn is_left_over(&self, block: &BlockRef) -> bool {
-        let volume = self.volumes.get(&block.volume);
-        let head = volume.and_then(|volume| volume.head.as_ref());
-        block.kind == BlockKind::Data
-            && head.is_some_and(|head| block.inode < head.position.inode)
-            && self.windows_of(block).next().is_none()
-    }
-
     /// Whether blocks are being written to other places than those of the ring of this version.
     pub(crate) fn has_window_beside(&self, ring: RingVersion) -> bool {
         let mut windows = self.volumes.values().flat_map(|volume| &volume.windows);

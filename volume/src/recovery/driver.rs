@@ -34,6 +34,9 @@ pub(crate) struct Recovered {
 
 /// Records of a block that is not sealed.
 pub(crate) struct Tail {
+    pub(crate) block: BlockRef,
+    /// Those of its peers that were fenced.
+    pub(crate) peers: Vec<PeerId>,
     pub(crate) headers: Vec<Header>,
     /// Content of the block.
     pub(crate) bytes: Bytes,
@@ -105,9 +108,8 @@ impl Recovery<'_> {
         loop {
             match load(&self.context.pool, inode, self.volume.block_spec.clone()).await {
                 Ok(loaded) => return Ok(loaded),
-                Err(LoadError::Read { inode, source: source @ PoolError::Unavailable { .. } }) => {
-                    self.wait(LoadError::Read { inode, source }.into()).await?;
-                }
+                // A block that nobody has may be on its way between two peers.
+                Err(error @ LoadError::Read { .. }) => self.wait(error.into()).await?,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -150,7 +152,12 @@ impl Recovery<'_> {
                 replayed = true;
                 None
             }
-            last => last.map(|found| Tail { headers: found.records.headers, bytes: found.bytes }),
+            last => last.map(|found| Tail {
+                block: found.block,
+                peers: found.peers,
+                headers: found.records.headers,
+                bytes: found.bytes,
+            }),
         };
         Ok(Recovered { map, stored, replayed, tail })
     }

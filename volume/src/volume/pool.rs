@@ -311,6 +311,18 @@ impl BlockPool for MemoryPool {
         })
     }
 
+    fn delete(
+        &self,
+        peers: Vec<PeerId>,
+        block: BlockRef,
+        epoch: Epoch,
+    ) -> BoxFuture<'static, Result<(), CutOff>> {
+        self.on_each(peers, block.volume, epoch, |peer| {
+            peer.copies.remove(&block);
+            true
+        })
+    }
+
     fn suspect(&self, _peer: PeerId, _block: BlockRef) {}
 }
 
