@@ -30,7 +30,13 @@ pub struct Arguments {
     )]
     cluster: Vec<Address>,
     /// What to log: a level, or a list as info,torus_volume=debug.
-    #[arg(long, value_name = "FILTER", env = "TORUS_LOG", default_value = "info", global = true)]
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "TORUS_LOG",
+        default_value = "info,torus_distributor::peers=warn",
+        global = true
+    )]
     log: String,
     /// Torus needed one.
     #[arg(long, hide = true, value_name = "URL", global = true)]
