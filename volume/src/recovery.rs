@@ -5,7 +5,7 @@
 //! peer of the block had it on disk, so any one readable copy of each block holds all that was
 //! flushed, and the longest run of valid records among the copies is a prefix of what was written.
 
-use torus_blockstore::{BlockIndex, BlockRef, BlockState, Epoch, INodeIndex, Seal};
+use torus_blockstore::{BlockIndex, BlockRef, BlockState, Epoch, INodeIndex};
 use torus_metadata::Window;
 
 use crate::record::{Header, PAGE, decode_header};
@@ -131,11 +131,6 @@ fn record_at(block: BlockRef, offset: u32, bytes: &[u8]) -> Option<Header> {
         .enumerate()
         .all(|(index, page)| header.page_is_intact(index, page));
     intact.then_some(header)
-}
-
-/// The seal of the first `length` bytes.
-pub(crate) fn seal_of(bytes: &[u8], length: u32) -> Seal {
-    Seal { length, crc: crc32fast::hash(&bytes[..length as usize]) }
 }
 
 /// One block that may hold log.

@@ -6,10 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::join_all;
 use tokio::time::Instant;
-use torus_blockstore::{BlockKind, BlockRef, BlockState, INodeRef, PeerId, Placement, PoolError};
+use torus_blockstore::{
+    BlockKind, BlockRef, BlockState, INodeRef, PeerId, Placement, PoolError, Seal,
+};
 use torus_metadata::{Head, Volume, Window};
 
-use super::{Chain, Copy, Records, Step, best_copy, seal_of, steps};
+use super::{Chain, Copy, Records, Step, best_copy, steps};
 use crate::checkpoint::{LoadError, Stored, load};
 use crate::extent::Location;
 use crate::log::BlockContent;
@@ -268,13 +270,10 @@ impl Recovery<'_> {
     /// Seals a complete block on its peers and points the map at it.
     async fn keep(&self, found: &Found, map: &mut Map) -> Result<(), OpenError> {
         let length = found.records.length;
-        let seal = seal_of(&found.bytes, length);
-        let content = BlockContent {
-            block: found.block,
-            peers: found.peers.clone(),
-            seal,
-            data: vec![found.bytes.slice(..length as usize)],
-        };
+        let data = found.bytes.slice(..length as usize);
+        let seal = Seal::of(&data);
+        let content =
+            BlockContent { block: found.block, peers: found.peers.clone(), seal, data: vec![data] };
         loop {
             let failed = self.context.seal_on(&content, &found.peers).await?;
             if found.peers.len() - failed.len()

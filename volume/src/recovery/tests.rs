@@ -3,7 +3,7 @@
 use super::*;
 use bytes::Bytes;
 use expect_test::{Expect, expect};
-use torus_blockstore::{BlockKind, VolumeId};
+use torus_blockstore::{BlockKind, Seal, VolumeId};
 use torus_metadata::{LogPosition, RingVersion};
 
 use crate::record::{ExtentKind, Place, RecordExtent, encode_header};
@@ -113,7 +113,7 @@ fn the_longest_run_of_valid_records_is_taken() {
 #[test]
 fn a_sealed_copy_goes_before_a_longer_one() {
     let whole = records(1, 2, 3, Some((0, 4608)));
-    let sealed = BlockState::Sealed(seal_of(&whole, 9216));
+    let sealed = BlockState::Sealed(Seal::of(&whole[..9216]));
     let copies = [(BlockState::Unsettled, whole.clone()), (sealed, whole[..9216].to_vec())];
     check_best(CHAIN, u32::MAX, &copies, expect!["copy 1: 2 records, 9216 bytes sealed"]);
 }

@@ -297,7 +297,7 @@ impl BlockPool for MemoryPool {
         epoch: Epoch,
         data: Bytes,
     ) -> BoxFuture<'static, Result<(), CutOff>> {
-        let seal = Seal { length: data.len() as u32, crc: crc32fast::hash(&data) };
+        let seal = Seal::of(&data);
         self.on_each(peers, block.volume, epoch, |peer| {
             let state = BlockState::Sealed(seal);
             let copy = Copy { bytes: data.to_vec(), durable: data.len(), state };

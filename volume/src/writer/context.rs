@@ -91,7 +91,7 @@ impl Context {
                 inode: inode.inode,
                 index: BlockIndex(index as u64),
             };
-            let seal = Seal { length: data.len() as u32, crc: crc32fast::hash(&data) };
+            let seal = Seal::of(&data);
             let content = BlockContent { block, peers: Vec::new(), seal, data: vec![data] };
             self.keep_block(&content, &mut BTreeSet::new()).await?;
         }
