@@ -20,7 +20,7 @@ mod sim;
 
 pub use os::OsDisk;
 #[cfg(any(test, feature = "sim"))]
-pub use sim::{Fault, SimCounts, SimDisk};
+pub use sim::{Astray, Fault, SimCounts, SimDisk};
 
 /// Directories and names.
 pub trait Disk: Send + Sync + 'static {

@@ -20,7 +20,7 @@ mod temp;
 
 pub use disk::{DirLock, Disk, DiskFile, Mapping, OsDisk};
 #[cfg(any(test, feature = "sim"))]
-pub use disk::{Fault, SimCounts, SimDisk};
+pub use disk::{Astray, Fault, SimCounts, SimDisk};
 pub use error::Error;
 pub use fence::{Admission, FenceTable};
 pub use identity::PeerIdentity;

@@ -115,6 +115,12 @@ impl Mfile {
         })
     }
 
+    /// Where in the data file a block stands, for tests that damage it.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn place_of(&self, block: BlockRef) -> Option<u64> {
+        self.lock().index.get(block).map(|held| self.position(held.slot, 0))
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics between two changes that belong together.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

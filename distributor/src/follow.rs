@@ -35,6 +35,10 @@ pub struct View {
     pub volume_deletions: u64,
 }
 
+/// Draws a part of a pause, from a half to the whole, so that clients which lost the service
+/// together do not all come back together.
+pub type Jitter = Box<dyn FnMut() -> f64 + Send>;
+
 /// Keeps a [`View`] current; ends when dropped.
 pub struct Follower {
     view: watch::Receiver<View>,
@@ -51,12 +55,21 @@ pub enum Volumes {
 impl Follower {
     /// Starts to follow; must be called on a tokio runtime.
     pub fn start(metadata: Arc<dyn MetadataService>, volumes: Volumes) -> Self {
+        Self::start_with(metadata, volumes, Box::new(|| rand::random_range(0.5..1.0)))
+    }
+
+    /// As [`start`](Self::start), with another source of chance.
+    pub fn start_with(
+        metadata: Arc<dyn MetadataService>,
+        volumes: Volumes,
+        jitter: Jitter,
+    ) -> Self {
         let mut kinds = vec![EventKind::Ring, EventKind::Peer];
         if volumes == Volumes::Followed {
             kinds.push(EventKind::Volume);
         }
         let (sender, view) = watch::channel(View::default());
-        let task = tokio::spawn(follow(metadata, kinds, sender));
+        let task = tokio::spawn(follow(metadata, kinds, sender, jitter));
         Self { view, _task: AbortOnDropHandle::new(task) }
     }
 
@@ -70,6 +83,7 @@ async fn follow(
     metadata: Arc<dyn MetadataService>,
     kinds: Vec<EventKind>,
     view: watch::Sender<View>,
+    mut jitter: Jitter,
 ) {
     let mut pause = SHORTEST_PAUSE;
     let mut from = None;
@@ -99,7 +113,7 @@ async fn follow(
                 from = None;
             }
         }
-        tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+        tokio::time::sleep(pause.mul_f64(jitter())).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }

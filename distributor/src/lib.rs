@@ -32,12 +32,12 @@ mod lock;
 mod testing;
 
 pub use error::{FrameError, PeerError, Refusal};
-pub use follow::{Follower, View, Volumes};
+pub use follow::{Follower, Jitter, View, Volumes};
 pub use keeper::{Due, Keeper};
 pub use peers::{Health, HealthMap, Peers, TcpPeers};
 pub use pool::Distributor;
 pub use protocol::hello::MAGIC;
 pub use protocol::{Request, Response, StateQuery, Status};
-pub use rebalance::Rebalancer;
+pub use rebalance::{Rebalancer, StoreWork};
 pub use ring::Placer;
 pub use server::{Identity, PeerServer, ServeError};

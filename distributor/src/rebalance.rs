@@ -12,4 +12,4 @@ mod repair;
 #[cfg(test)]
 mod tests;
 
-pub use driver::Rebalancer;
+pub use driver::{Rebalancer, StoreWork};

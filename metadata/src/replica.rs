@@ -122,13 +122,14 @@ fn watch_stream(
                 }
             }
             let item = tokio::select! {
+                biased;
+                error = &mut cut => Err(error),
                 changed = revisions.changed() => match changed {
                     Ok(()) => continue,
                     Err(_) => return,
                 },
                 // All up to `from` was sent, whatever has been applied since.
                 _ = progress.tick() => Ok(WatchItem::Progress(from)),
-                error = &mut cut => Err(error),
             };
             let ended = item.is_err();
             yield item;

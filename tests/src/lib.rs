@@ -21,6 +21,7 @@ mod placement;
 mod ports;
 mod process;
 mod server;
+pub mod simulate;
 mod tools;
 mod wait;
 

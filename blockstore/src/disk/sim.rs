@@ -38,6 +38,15 @@ pub enum Fault {
     NoSpace,
 }
 
+/// What becomes of a write that the disk reports as done and has not done as it was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Astray {
+    /// It never reaches the medium; the cache shows it until it is evicted.
+    Lost,
+    /// It overwrites another 4 KiB page of the file.
+    Misdirected,
+}
+
 impl Fault {
     fn error(self) -> io::Error {
         io::Error::from_raw_os_error(match self {
@@ -71,6 +80,8 @@ struct State {
     faults: BTreeMap<u64, Fault>,
     faults_from: Option<(u64, Fault)>,
     read_faults: BTreeSet<u64>,
+    /// By the number of the write.
+    astray: BTreeMap<u64, Astray>,
 }
 
 impl SimDisk {
@@ -91,6 +102,7 @@ impl SimDisk {
             faults: BTreeMap::new(),
             faults_from: None,
             read_faults: BTreeSet::new(),
+            astray: BTreeMap::new(),
         })))
     }
 
@@ -113,6 +125,40 @@ impl SimDisk {
     pub fn crash_after(&self, operations: u64) {
         let mut state = self.state();
         state.crash_after = Some(state.operations + operations);
+    }
+
+    /// Whether the machine is off: every call fails.
+    pub fn is_off(&self) -> bool {
+        self.state().off()
+    }
+
+    /// The disk as the next process finds it after this one was killed: nothing is lost, and what
+    /// was not synced still is not. The killed process, which has this handle, reaches it no more.
+    pub fn after_kill(&self) -> Self {
+        let state = self.state();
+        let after = Self::with_image(state.image.clone(), state.random.0, state.capacity);
+        drop(state);
+        self.power_off();
+        after
+    }
+
+    /// Cuts the power: every later call fails.
+    pub fn power_off(&self) {
+        let mut state = self.state();
+        state.crash_after = Some(0);
+        state.operations += 1;
+    }
+
+    /// Sectors whose newest content a crash may take.
+    pub fn unsynced_sectors(&self) -> usize {
+        self.state().image.unsynced_sectors()
+    }
+
+    /// Lets the `nth` write from now, counted from 1, go astray.
+    pub fn go_astray(&self, nth: u64, how: Astray) {
+        let mut state = self.state();
+        let write = state.counts.writes + nth;
+        state.astray.insert(write, how);
     }
 
     /// Fails the `nth` operation from now, counted from 1.
@@ -141,6 +187,7 @@ impl SimDisk {
         state.faults.clear();
         state.faults_from = None;
         state.read_faults.clear();
+        state.astray.clear();
     }
 
     /// Inverts a byte of a file, in cache and on the medium, as decay does.
@@ -362,7 +409,16 @@ impl DiskFile for SimFile {
         let full = state.image.used().saturating_add(growth) > state.capacity;
         match fault.or(full.then_some(Fault::NoSpace)) {
             None => {
-                state.image.file_mut(self.id).write(offset, data);
+                let write = state.counts.writes;
+                match state.astray.remove(&write) {
+                    None => state.image.file_mut(self.id).write(offset, data),
+                    Some(Astray::Lost) => state.image.file_mut(self.id).write_lost(offset, data),
+                    Some(Astray::Misdirected) => {
+                        let pages = state.image.file(self.id).length / PAGE;
+                        let elsewhere = state.random.below(pages.max(1)) * PAGE;
+                        state.image.file_mut(self.id).write(elsewhere + offset % PAGE, data);
+                    }
+                }
                 Ok(())
             }
             Some(fault) => {

@@ -29,6 +29,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long a change waits for others that come with it.
 const FLOCK: Duration = Duration::from_millis(500);
 
+/// Where work that waits for the disk is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreWork {
+    /// On threads that may block.
+    OnThreads,
+    /// On the task that needs it, for a disk that makes nobody wait: a simulated one.
+    InPlace,
+}
+
 /// Looks after the blocks of one node; ends when dropped.
 pub struct Rebalancer {
     trigger: Arc<Notify>,
@@ -43,6 +52,23 @@ pub(super) struct Surroundings {
     pub(super) peers: Arc<dyn Peers>,
     pub(super) metadata: Arc<dyn MetadataService>,
     pub(super) view: watch::Receiver<View>,
+    work: StoreWork,
+}
+
+impl Surroundings {
+    /// Does something with the store that may wait for the disk; `None`: it panicked.
+    pub(super) async fn on_store<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Keeper) -> T + Send + 'static,
+    ) -> Option<T> {
+        match self.work {
+            StoreWork::InPlace => Some(work(&self.keeper)),
+            StoreWork::OnThreads => {
+                let keeper = Arc::clone(&self.keeper);
+                tokio::task::spawn_blocking(move || work(&keeper)).await.ok()
+            }
+        }
+    }
 }
 
 impl Rebalancer {
@@ -55,7 +81,19 @@ impl Rebalancer {
         view: watch::Receiver<View>,
     ) -> Self {
         let (me, keeper) = (server.identity().peer, Arc::clone(server.keeper()));
-        let surroundings = Surroundings { me, keeper, peers, metadata, view };
+        Self::start_over(me, keeper, peers, metadata, view, StoreWork::OnThreads)
+    }
+
+    /// As [`start`](Self::start), for blocks that something else than a [`PeerServer`] serves.
+    pub fn start_over(
+        me: PeerId,
+        keeper: Arc<Keeper>,
+        peers: Arc<dyn Peers>,
+        metadata: Arc<dyn MetadataService>,
+        view: watch::Receiver<View>,
+        work: StoreWork,
+    ) -> Self {
+        let surroundings = Surroundings { me, keeper, peers, metadata, view, work };
         let trigger = Arc::new(Notify::new());
         let tasks = [
             tokio::spawn(follow_ring(surroundings.clone())),
@@ -104,6 +142,7 @@ async fn keep_balance(surroundings: Surroundings, trigger: Arc<Notify>) {
         pause = if outcome.has_moved { SHORTEST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
         let until_next = if outcome.is_unfinished() { pause } else { PERIOD };
         tokio::select! {
+            biased;
             () = trigger.notified() => pause = SHORTEST_PAUSE,
             () = sleep(until_next) => {}
             () = causes.wait(&outcome) => {
@@ -168,6 +207,7 @@ impl Causes {
             // A peer that goes down may come up again: that is a change then.
             self.seen.health = now.health;
             tokio::select! {
+                biased;
                 changed = self.view.changed() => if changed.is_err() { return },
                 changed = self.health.changed() => if changed.is_err() { return },
             }

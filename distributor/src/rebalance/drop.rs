@@ -96,14 +96,13 @@ impl Pass<'_> {
         };
         let blocks: Vec<BlockRef> =
             chunk.iter().filter(is_confirmed).map(|held| held.block).collect();
-        let keeper = Arc::clone(&self.around.keeper);
-        let dropped = tokio::task::spawn_blocking(move || {
+        let dropped = self.around.on_store(move |keeper| {
             let mut dropped = 0;
             for block in blocks {
                 dropped += u64::from(keeper.drop_misplaced(block, version)?);
             }
             keeper.sync().map(|()| dropped)
         });
-        dropped.await.ok().and_then(Result::ok).unwrap_or(0)
+        dropped.await.and_then(Result::ok).unwrap_or(0)
     }
 }

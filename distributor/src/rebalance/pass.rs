@@ -153,12 +153,11 @@ impl<'a> Pass<'a> {
         if blocks.is_empty() {
             return;
         }
-        let keeper = Arc::clone(&self.around.keeper);
-        let dropped = tokio::task::spawn_blocking(move || {
+        let dropped = self.around.on_store(move |keeper| {
             blocks.into_iter().try_for_each(|block| keeper.drop_deleted(block).map(drop))?;
             keeper.sync()
         });
-        if !matches!(dropped.await, Ok(Ok(()))) {
+        if dropped.await != Some(Ok(())) {
             self.outcome.left += 1;
         }
     }

@@ -20,9 +20,7 @@ impl Surroundings {
 
 /// Verifies a local sealed copy, and replaces it if it is bad.
 pub(super) async fn repair(around: &Surroundings, block: BlockRef) {
-    let keeper = std::sync::Arc::clone(&around.keeper);
-    let checked = tokio::task::spawn_blocking(move || keeper.is_good(block)).await;
-    if matches!(checked, Ok(true)) {
+    if around.on_store(move |keeper| keeper.is_good(block)).await == Some(true) {
         return;
     }
     let Some(BlockState::Sealed(seal)) = around.keeper.store().state(block) else { return };

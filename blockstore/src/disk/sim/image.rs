@@ -102,6 +102,14 @@ impl Image {
         }
     }
 
+    pub(super) fn unsynced_sectors(&self) -> usize {
+        let dirty = |node: &Node| match node {
+            Node::File(file) => file.dirty.len(),
+            Node::Dir(_) => 0,
+        };
+        self.0.iter().map(dirty).sum()
+    }
+
     pub(super) fn create_dir(&mut self, path: &Path) -> io::Result<()> {
         let mut id = ROOT;
         for name in names(path) {
@@ -247,6 +255,13 @@ impl File {
         if !data.is_empty() {
             self.length = self.length.max(offset + data.len() as u64);
         }
+    }
+
+    /// As [`write`](Self::write), but no sync will know of it.
+    pub(super) fn write_lost(&mut self, offset: u64, data: &[u8]) {
+        let dirty = self.dirty.clone();
+        self.write(offset, data);
+        self.dirty = dirty;
     }
 
     /// Writes the dirty sectors of a range for which `written` says so; all become clean.

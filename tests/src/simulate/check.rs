@@ -1,0 +1,175 @@
+//! What must hold once everything is healed: volumes open and read as they should, and the copies
+//! of their blocks are equal and where the ring wants them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+use torus_blockstore::{BlockRef, BlockState, BlockStore, PeerId, Seal};
+use torus_distributor::Placer;
+
+use super::chance::Chance;
+use super::cluster::Cluster;
+use super::network::millis;
+use super::node::lock;
+use super::oracle::{History, SECTOR, content};
+use super::workload::{Failure, read_whole};
+
+/// How long a volume may take to open when nothing is wrong any more: the former opener's session
+/// has to end first.
+const OPEN_LIMIT: Duration = Duration::from_secs(90);
+/// How long anything else may take.
+const STEP_LIMIT: Duration = Duration::from_secs(60);
+/// How long the copies may take to their places: two periods of the daemons' own looks.
+const SETTLE_LIMIT: Duration = Duration::from_secs(700);
+
+/// Opens the volume, holds it against its history, and sees that it can be used.
+pub(crate) async fn volume_serves(
+    cluster: &Arc<Cluster>,
+    name: &str,
+    host: u32,
+    history: &History,
+) -> Result<(), String> {
+    let chance = Chance::new(cluster.context.seed, name);
+    let mut expected = None;
+    for round in 0..2 {
+        let began = Instant::now();
+        let client = cluster.client(host);
+        let volume = loop {
+            match timeout(OPEN_LIMIT, client.open(name)).await {
+                Ok(Ok(volume)) => break volume,
+                Ok(Err(error)) if began.elapsed() >= OPEN_LIMIT => {
+                    return Err(format!("{name} does not open: {}", super::chain(&error)));
+                }
+                Ok(Err(_)) => sleep(Duration::from_millis(500)).await,
+                Err(_) => return Err(format!("{name} does not open")),
+            }
+        };
+        cluster.context.trace.note("opened at last", &[round, millis(began.elapsed())]);
+        let read = timeout(STEP_LIMIT, read_whole(&volume, history.sectors())).await;
+        let found = match read {
+            Ok(Ok(found)) => found,
+            Ok(Err(Failure::Wrong(what))) => return Err(format!("{name}: {what}")),
+            Ok(Err(Failure::Error(error))) => {
+                return Err(format!("{name} does not read: {}", super::chain(&error)));
+            }
+            Err(_) => return Err(format!("{name} does not read")),
+        };
+        if expected.as_ref().is_some_and(|expected| *expected != found) {
+            return Err(format!("{name} reads otherwise after it was closed and opened"));
+        }
+        let life = history.begin(found).map_err(|what| format!("{name}: {what}"))?;
+        for _ in 0..4 {
+            let first = chance.within(0..history.sectors() / 8) * 8;
+            let value = lock(&life).fresh_value();
+            let span = lock(&life).issue(first, first + 8, value);
+            let data = content(first, first + 8, value).into();
+            step(name, "write", volume.write(first * SECTOR, data, false)).await?;
+            lock(&life).accept(span);
+        }
+        let accepted = lock(&life).accepted();
+        step(name, "flush", volume.flush()).await?;
+        lock(&life).flushed(accepted)?;
+        expected = Some(match timeout(STEP_LIMIT, read_whole(&volume, history.sectors())).await {
+            Ok(Ok(found)) => found,
+            _ => return Err(format!("{name} does not read what was just written")),
+        });
+        step(name, "close", volume.close()).await?;
+    }
+    Ok(())
+}
+
+async fn step(
+    name: &str,
+    what: &str,
+    doing: impl Future<Output = Result<(), torus_volume::Error>>,
+) -> Result<(), String> {
+    match timeout(STEP_LIMIT, doing).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(format!("{name}: {what} fails: {}", super::chain(&error))),
+        Err(_) => Err(format!("{name}: {what} takes too long")),
+    }
+}
+
+/// The sealed copies of all blocks, by peer.
+type Copies = BTreeMap<BlockRef, BTreeMap<PeerId, Seal>>;
+
+fn copies(cluster: &Cluster) -> Copies {
+    let mut copies = Copies::new();
+    for node in &cluster.nodes {
+        let Some(life) = node.life() else { continue };
+        for (block, state) in life.store().list(None, usize::MAX) {
+            if let BlockState::Sealed(seal) = state {
+                copies.entry(block).or_default().insert(node.peer(), seal);
+            }
+        }
+    }
+    copies
+}
+
+/// Waits until every sealed block has equal copies in its places and nowhere else.
+pub(crate) async fn copies_settle(cluster: &Arc<Cluster>) -> Result<(), String> {
+    let began = Instant::now();
+    loop {
+        let wrong = misplaced(cluster).await;
+        let Some(wrong) = wrong else { break };
+        if began.elapsed() > SETTLE_LIMIT {
+            return Err(format!("after {} s {wrong}", SETTLE_LIMIT.as_secs()));
+        }
+        sleep(Duration::from_secs(5)).await;
+    }
+    cluster.context.trace.note("settled", &[millis(began.elapsed())]);
+    contents_are_good(cluster)
+}
+
+/// The first block that is not as it should be.
+async fn misplaced(cluster: &Arc<Cluster>) -> Option<String> {
+    let ring = Placer::new(&cluster.present_ring().await?);
+    for (block, copies) in copies(cluster) {
+        let seals: BTreeSet<_> =
+            copies.values().map(|seal| (seal.length, seal.crc)).collect();
+        if seals.len() > 1 {
+            return Some(format!("{block} is sealed in several ways: {seals:?}"));
+        }
+        let places: BTreeSet<PeerId> = ring.places(&block, &BTreeSet::new()).into_iter().collect();
+        let holders: BTreeSet<PeerId> = copies.keys().copied().collect();
+        if places != holders {
+            let name = |peers: &BTreeSet<PeerId>| -> Vec<u128> {
+                peers.iter().map(|peer| peer.0.as_u128()).collect()
+            };
+            return Some(format!(
+                "{block} is on peers {:?} and belongs on {:?}",
+                name(&holders),
+                name(&places)
+            ));
+        }
+    }
+    None
+}
+
+/// Whether the bytes of every copy are those that it was sealed with.
+fn contents_are_good(cluster: &Cluster) -> Result<(), String> {
+    for node in &cluster.nodes {
+        let Some(life) = node.life() else { continue };
+        for (block, state) in life.store().list(None, usize::MAX) {
+            let BlockState::Sealed(seal) = state else { continue };
+            let mut bytes = vec![0; seal.length as usize];
+            let read = life.store().read(block, 0, &mut bytes);
+            if read.is_err() || Seal::of(&bytes) != seal {
+                cluster.context.trace.sometimes("a copy that nobody read is still rotten");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Blocks that peers hold and nothing needs any more.
+pub(crate) fn leaked(held: &BTreeSet<BlockRef>, needed: &BTreeSet<BlockRef>) -> Vec<BlockRef> {
+    held.difference(needed).copied().collect()
+}
+
+/// Blocks that are needed and that nobody holds.
+pub(crate) fn missing(held: &BTreeSet<BlockRef>, needed: &BTreeSet<BlockRef>) -> Vec<BlockRef> {
+    needed.difference(held).copied().collect()
+}

@@ -1,0 +1,278 @@
+//! What a volume may hold: every write that was accepted, in order, and what of it must survive.
+//!
+//! A volume's past is a row of *lives*, one for each opener that got as far as reading it. A life
+//! begins with what it found and adds *effects*: each fills sectors of one page with a value, and is
+//! there whole or not at all. When the next life begins, it must find the former one's beginning and
+//! a prefix of its effects that contains every flushed one. That prefix is then the past for good: a
+//! flush of the former life that is answered later must not reach beyond it.
+
+use std::sync::{Arc, Mutex};
+
+use super::node::lock;
+
+/// Bytes that have a value of their own.
+pub(crate) const SECTOR: u64 = 512;
+/// Sectors of a page.
+const PAGE_SECTORS: u64 = 8;
+/// Bits of a sector's content that say which sector it is.
+const INDEX_BITS: u32 = 20;
+
+/// Part of a write: sectors of one page.
+#[derive(Clone, Copy, Debug)]
+struct Effect {
+    first: u64,
+    end: u64,
+    value: u64,
+    /// It was refused, so it never happens.
+    is_void: bool,
+}
+
+/// What one opener did.
+pub(crate) struct Life {
+    pub(crate) number: u64,
+    base: Vec<u64>,
+    effects: Vec<Effect>,
+    /// Effects that were accepted: all before were, or are void.
+    accepted: usize,
+    /// The sectors after those.
+    now: Vec<u64>,
+    flushed: usize,
+    /// What the next life found.
+    kept: Option<usize>,
+    next_value: Arc<Mutex<u64>>,
+}
+
+/// Effects of one request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    first: usize,
+    pub(crate) end: usize,
+}
+
+/// A read that was begun.
+pub(crate) struct Reading {
+    first: u64,
+    expected: Vec<u64>,
+    accepted: usize,
+}
+
+/// A volume's past.
+pub(crate) struct History {
+    sectors: u64,
+    lives: Mutex<Vec<Arc<Mutex<Life>>>>,
+    next_value: Arc<Mutex<u64>>,
+}
+
+impl History {
+    /// That of a new volume.
+    pub(crate) fn new(sectors: u64) -> Self {
+        let next_value = Arc::new(Mutex::new(0));
+        let base = vec![0; usize::try_from(sectors).unwrap_or(0)];
+        let origin = Life::new(0, base, Arc::clone(&next_value));
+        Self { sectors, lives: Mutex::new(vec![origin]), next_value }
+    }
+
+    pub(crate) fn sectors(&self) -> u64 {
+        self.sectors
+    }
+
+    /// A new life has read the whole volume; an error if no prefix of the last one explains it.
+    pub(crate) fn begin(&self, found: Vec<u64>) -> Result<Arc<Mutex<Life>>, String> {
+        let mut lives = lock(&self.lives);
+        let Some(last) = lives.last() else { return Err("there is no past".to_owned()) };
+        lock(last).is_followed_by(&found)?;
+        let life = Life::new(lives.len() as u64, found, Arc::clone(&self.next_value));
+        lives.push(Arc::clone(&life));
+        Ok(life)
+    }
+
+    /// How many effects there were, and how many of them were lost by right.
+    pub(crate) fn totals(&self) -> (u64, u64) {
+        let lives = lock(&self.lives);
+        let (mut all, mut lost) = (0, 0);
+        for life in lives.iter() {
+            let life = lock(life);
+            all += life.effects.len() as u64;
+            lost += life.kept.map_or(0, |kept| (life.effects.len() - kept) as u64);
+        }
+        (all, lost)
+    }
+}
+
+impl Life {
+    fn new(number: u64, base: Vec<u64>, next_value: Arc<Mutex<u64>>) -> Arc<Mutex<Self>> {
+        let now = base.clone();
+        let (effects, accepted, flushed, kept) = (Vec::new(), 0, 0, None);
+        Arc::new(Mutex::new(Self {
+            number,
+            base,
+            effects,
+            accepted,
+            now,
+            flushed,
+            kept,
+            next_value,
+        }))
+    }
+
+    /// A value that nothing else writes.
+    pub(crate) fn fresh_value(&self) -> u64 {
+        let mut next = lock(&self.next_value);
+        *next += 1;
+        *next
+    }
+
+    /// Notes a request that fills sectors `first..end`, before it is sent.
+    pub(crate) fn issue(&mut self, first: u64, end: u64, value: u64) -> Span {
+        let start = self.effects.len();
+        let mut at = first;
+        while at < end {
+            let next = (at / PAGE_SECTORS * PAGE_SECTORS + PAGE_SECTORS).min(end);
+            self.effects.push(Effect { first: at, end: next, value, is_void: false });
+            at = next;
+        }
+        Span { first: start, end: self.effects.len() }
+    }
+
+    /// The request was accepted, and all before it.
+    pub(crate) fn accept(&mut self, span: Span) {
+        while self.accepted < span.end {
+            let effect = self.effects[self.accepted];
+            apply(&mut self.now, &effect);
+            self.accepted += 1;
+        }
+    }
+
+    /// The request was refused.
+    pub(crate) fn refuse(&mut self, span: Span) {
+        for effect in &mut self.effects[span.first..span.end] {
+            effect.is_void = true;
+        }
+    }
+
+    /// What a flush that begins now must make durable.
+    pub(crate) fn accepted(&self) -> usize {
+        self.accepted
+    }
+
+    /// The first `count` effects are said to be durable; an error if a later life has not found them.
+    pub(crate) fn flushed(&mut self, count: usize) -> Result<(), String> {
+        self.flushed = self.flushed.max(count);
+        match self.kept {
+            Some(kept) if kept < count => Err(format!(
+                "life {} was told that {count} effects are durable, its successor found {kept}",
+                self.number
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Begins a read of sectors `first..end`.
+    pub(crate) fn begin_read(&self, first: u64, end: u64) -> Reading {
+        let expected = self.now[index(first)..index(end)].to_vec();
+        Reading { first, expected, accepted: self.accepted }
+    }
+
+    /// Holds what a read gave against what was written before, and meanwhile.
+    pub(crate) fn end_read(&self, reading: &Reading, found: &[u64]) -> Result<(), String> {
+        let meanwhile = &self.effects[reading.accepted..];
+        for (at, (&found, &expected)) in found.iter().zip(&reading.expected).enumerate() {
+            let sector = reading.first + at as u64;
+            let is_new = |effect: &Effect| {
+                (effect.first..effect.end).contains(&sector) && effect.value == found
+            };
+            if found != expected && !meanwhile.iter().any(is_new) {
+                return Err(format!(
+                    "life {}: sector {sector} reads as value {found}, it was written as {expected}",
+                    self.number
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks for the prefix that explains what the next life found.
+    fn is_followed_by(&mut self, found: &[u64]) -> Result<(), String> {
+        let mut state = self.base.clone();
+        for effect in &self.effects[..self.flushed] {
+            apply(&mut state, effect);
+        }
+        let differs = |state: &[u64], sector: usize| state[sector] != found[sector];
+        let mut wrong = (0..state.len()).filter(|&sector| differs(&state, sector)).count();
+        let mut kept = (wrong == 0).then_some(self.flushed);
+        let mut least = (wrong, self.flushed, first_wrong(&state, found));
+        for count in self.flushed..self.effects.len() {
+            let effect = self.effects[count];
+            let sectors = index(effect.first)..index(effect.end);
+            wrong -= sectors.clone().filter(|&sector| differs(&state, sector)).count();
+            apply(&mut state, &effect);
+            wrong += sectors.filter(|&sector| differs(&state, sector)).count();
+            if wrong == 0 {
+                kept = Some(count + 1);
+            }
+            if wrong < least.0 {
+                least = (wrong, count + 1, first_wrong(&state, found));
+            }
+        }
+        self.kept = kept;
+        let (wrong, count, (sector, is, was)) = least;
+        kept.map(drop).ok_or_else(|| {
+            format!(
+                "no prefix of life {} explains the volume: {} of its {} effects were flushed; \
+                 closest are the first {count} with {wrong} sectors wrong, sector {sector} holds \
+                 value {is} instead of {was}",
+                self.number,
+                self.flushed,
+                self.effects.len(),
+            )
+        })
+    }
+}
+
+fn apply(state: &mut [u64], effect: &Effect) {
+    if !effect.is_void {
+        state[index(effect.first)..index(effect.end)].fill(effect.value);
+    }
+}
+
+fn first_wrong(state: &[u64], found: &[u64]) -> (usize, u64, u64) {
+    let at = (0..state.len()).find(|&sector| state[sector] != found[sector]).unwrap_or(0);
+    (at, found[at], state[at])
+}
+
+fn index(sector: u64) -> usize {
+    usize::try_from(sector).unwrap_or(usize::MAX)
+}
+
+/// The bytes of sectors `first..end` that hold `value`.
+pub(crate) fn content(first: u64, end: u64, value: u64) -> Vec<u8> {
+    let words = usize::try_from(SECTOR).unwrap_or(0) / size_of::<u64>();
+    (first..end).flat_map(|sector| word(sector, value).to_le_bytes().repeat(words)).collect()
+}
+
+fn word(sector: u64, value: u64) -> u64 {
+    if value == 0 { 0 } else { (value << INDEX_BITS) | sector }
+}
+
+/// The values of the sectors from `first` on; an error if one is torn or another's.
+pub(crate) fn values(first: u64, bytes: &[u8]) -> Result<Vec<u64>, String> {
+    let sectors = bytes.chunks(usize::try_from(SECTOR).unwrap_or(1)).zip(first..);
+    sectors
+        .map(|(bytes, sector)| {
+            let start: [u8; 8] = bytes[..8].try_into().unwrap_or_default();
+            let found = u64::from_le_bytes(start);
+            if !bytes.chunks(8).all(|word| word == start) {
+                return Err(format!("sector {sector} is torn"));
+            }
+            let value = found >> INDEX_BITS;
+            if found != word(sector, value) {
+                let other = found & ((1 << INDEX_BITS) - 1);
+                return Err(format!("sector {sector} holds what was written to sector {other}"));
+            }
+            Ok(value)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

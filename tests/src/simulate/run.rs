@@ -1,0 +1,164 @@
+//! One run, from its seed to its report.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::chance::Chance;
+use super::check;
+use super::cluster::{Cluster, volume_name};
+use super::mutation::Mutation;
+use super::nemesis::Nemesis;
+use super::oracle::History;
+use super::swarm::Swarm;
+use super::trace::Trace;
+use super::workload::User;
+use super::Context;
+
+/// What became of a run.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub seed: u64,
+    /// Of every event, in order, with its time.
+    pub hash: u64,
+    pub events: u64,
+    /// Simulated time.
+    pub simulated_ms: u64,
+    /// How often what happened.
+    pub counters: BTreeMap<&'static str, u64>,
+    /// The first promise that was broken.
+    pub violation: Option<String>,
+}
+
+thread_local! {
+    /// What the code under test panicked with; tokio keeps panics of tasks to itself.
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Notes panics of this program's simulated parts.
+fn watch_for_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let is_simulated = tokio::runtime::Handle::try_current().is_ok();
+            PANIC.with_borrow_mut(|panic| panic.get_or_insert(info.to_string()).len());
+            if !is_simulated {
+                before(info);
+            }
+        }));
+    });
+}
+
+/// Runs a seed. With `is_told`, every event is printed.
+pub fn simulate(seed: u64, mutation: Option<Mutation>, is_told: bool) -> Report {
+    watch_for_panics();
+    PANIC.take();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime on this thread");
+    let context = runtime.block_on(async {
+        Arc::new(Context {
+            seed,
+            swarm: Swarm::draw(seed),
+            mutation,
+            trace: Trace::new(is_told),
+            calm: AtomicBool::new(false),
+        })
+    });
+    if is_told {
+        println!("{:#?}", context.swarm);
+    }
+    let run = AssertUnwindSafe(|| runtime.block_on(run(&context)));
+    let simulated_ms = match panic::catch_unwind(run) {
+        Ok(simulated_ms) => simulated_ms,
+        Err(_) => 0,
+    };
+    drop(runtime);
+    let finished = context.trace.finish();
+    let violation = match PANIC.take() {
+        Some(panic) => Some(format!("a panic: {panic}")),
+        None => finished.violation,
+    };
+    Report {
+        seed,
+        hash: finished.hash,
+        events: finished.events,
+        simulated_ms,
+        counters: finished.counters,
+        violation,
+    }
+}
+
+/// Both phases; the simulated time.
+async fn run(context: &Arc<Context>) -> u64 {
+    let cluster = match Cluster::start(context).await {
+        Ok(cluster) => cluster,
+        Err(error) => {
+            context.trace.violation(format!("no cluster: {}", super::chain(&error)));
+            return 0;
+        }
+    };
+    let swarm = &context.swarm;
+    let sectors = swarm.pages * 8;
+    let histories: Vec<Arc<History>> =
+        (0..swarm.volumes).map(|_| Arc::new(History::new(sectors))).collect();
+    let mut tasks = vec![AbortOnDropHandle::new(tokio::spawn(Nemesis::new(&cluster).run()))];
+    for (number, history) in (0..).zip(&histories) {
+        let user = User {
+            cluster: Arc::clone(&cluster),
+            name: volume_name(number),
+            host: host(number),
+            history: Arc::clone(history),
+            chance: Arc::new(Chance::new(context.seed, &format!("user {number}"))),
+        };
+        tasks.push(AbortOnDropHandle::new(tokio::spawn(user.run())));
+    }
+    let mut left = swarm.unsafe_ms;
+    while left > 0 && !is_over(context) {
+        let part = left.min(500);
+        sleep(Duration::from_millis(part)).await;
+        left -= part;
+    }
+    if !is_over(context) {
+        context.calm_down();
+        drop(tasks);
+        Nemesis::heal(&cluster);
+        if let Err(what) = converge(&cluster, &histories).await {
+            context.trace.violation(what);
+        }
+    }
+    for history in &histories {
+        let (all, lost) = history.totals();
+        context.trace.count("effects", all);
+        if lost > 0 {
+            context.trace.sometimes("a crash took what was not flushed");
+        }
+    }
+    context.trace.now()
+}
+
+fn is_over(context: &Context) -> bool {
+    context.trace.is_violated() || PANIC.with_borrow(Option::is_some)
+}
+
+fn host(volume: u64) -> u32 {
+    2 * u32::try_from(volume).unwrap_or(0)
+}
+
+/// The second phase: everything is well, and all must become so.
+async fn converge(cluster: &Arc<Cluster>, histories: &[Arc<History>]) -> Result<(), String> {
+    for (number, history) in (0..).zip(histories) {
+        check::volume_serves(cluster, &volume_name(number), host(number), history).await?;
+    }
+    let settled = timeout(Duration::from_secs(900), check::copies_settle(cluster)).await;
+    settled.unwrap_or_else(|_| Err("the copies do not settle".to_owned()))
+}

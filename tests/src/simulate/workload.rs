@@ -1,0 +1,400 @@
+//! What clients do with a volume: open it, read it whole, use it, and end in one way or another.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::time::{Instant, sleep, timeout};
+use torus_volume::{Error, OpenError, Volume};
+
+use super::Context;
+use super::chance::Chance;
+use super::cluster::{Client, Cluster};
+use super::mutation::Mutation;
+use super::network::millis;
+use super::node::lock;
+use super::oracle::{History, Life, SECTOR, content, values};
+
+/// One volume's clients.
+pub(crate) struct User {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) name: String,
+    /// Its hosts are this number and the next.
+    pub(crate) host: u32,
+    pub(crate) history: Arc<History>,
+    pub(crate) chance: Arc<Chance>,
+}
+
+/// What the answer to a request means for the life that asked.
+enum Done {
+    Fine,
+    /// The volume is of no more use to this client.
+    Over,
+}
+
+type Pending = FuturesUnordered<BoxFuture<'static, Done>>;
+
+impl User {
+    /// Uses the volume again and again, until told to stop by being dropped.
+    pub(crate) async fn run(self) {
+        let mut round = 0;
+        loop {
+            let host = self.host + round % 2;
+            round += 1;
+            let client = Arc::new(self.cluster.client(host));
+            self.life(client).await;
+            sleep(self.chance.millis(0..500)).await;
+        }
+    }
+
+    async fn life(&self, client: Arc<Client>) {
+        let context = &self.cluster.context;
+        let swarm = &context.swarm;
+        let patience = self.chance.millis(2000..60_000);
+        let began = Instant::now();
+        let opened = timeout(patience, client.open(&self.name)).await;
+        let volume = match opened {
+            Ok(Ok(volume)) => Arc::new(volume),
+            Ok(Err(error)) => {
+                let is_used = matches!(error, OpenError::InUse { .. });
+                context.trace.note("not opened", &[client.process.number, u64::from(is_used)]);
+                context.trace.sometimes("an opener was refused or failed");
+                if context.trace.told() {
+                    println!("{}", super::chain(&error));
+                }
+                sleep(self.chance.millis(100..1500)).await;
+                return client.kill();
+            }
+            Err(_) => {
+                context.trace.sometimes("a client died while it opened");
+                return client.kill();
+            }
+        };
+        context.trace.note("opened", &[client.process.number, millis(began.elapsed())]);
+        let whole = timeout(patience, read_whole(&volume, self.history.sectors())).await;
+        let found = match whole {
+            Ok(Ok(found)) => found,
+            Ok(Err(Failure::Wrong(what))) => {
+                context.trace.violation(format!("{}: {what}", self.name));
+                return client.kill();
+            }
+            Ok(Err(Failure::Error(error))) => {
+                self.judge_error(&error, "the first read");
+                return client.kill();
+            }
+            Err(_) => return client.kill(),
+        };
+        let life = match self.history.begin(found) {
+            Ok(life) => life,
+            Err(what) => {
+                context.trace.violation(format!("{}: {what}", self.name));
+                return client.kill();
+            }
+        };
+        context.trace.note("began", &[client.process.number, lock(&life).number]);
+        let number = lock(&life).number;
+        let worker = Worker {
+            context: Arc::clone(context),
+            name: self.name.clone(),
+            volume: Arc::clone(&volume),
+            life,
+            sectors: self.history.sectors(),
+            chance: Chance::new(self.chance.draw(), &format!("worker of life {number}")),
+        };
+        let ends = self.chance.within(0..100);
+        let time = self.chance.millis(100..30_000);
+        if swarm.takeovers && ends < 40 {
+            // It goes on, cut off from the metadata, while its successor comes.
+            let cut = self.cluster.network.cut(client.process.host.set(), super::network::META.set());
+            let (network, chance) = (Arc::clone(&self.cluster.network), self.chance.draw());
+            let lasts = Duration::from_millis(swarm.ttl_ms * 2 + chance % 20_000);
+            let work = worker.run(lasts * 2);
+            tokio::spawn(async move {
+                let cutting = async {
+                    sleep(lasts).await;
+                    network.heal(cut);
+                };
+                futures::future::join(cutting, work).await;
+                client.kill();
+            });
+            return sleep(time.min(lasts)).await;
+        }
+        let worked = timeout(time, worker.run(Duration::MAX)).await;
+        if worked.is_err() && swarm.client_crashes && ends < 80 {
+            context.trace.note("client dies", &[client.process.number]);
+            context.trace.sometimes("a client died");
+            return client.kill();
+        }
+        let last = lock(&worker.life).accepted();
+        match timeout(Duration::from_secs(60), volume.close()).await {
+            Ok(Ok(())) => {
+                context.trace.note("closed", &[client.process.number]);
+                context.trace.sometimes("a volume was closed");
+                worker.flushed(last);
+            }
+            Ok(Err(error)) => self.judge_error(&error, "closing"),
+            Err(_) => {}
+        }
+        client.kill();
+    }
+
+    fn judge_error(&self, error: &Error, during: &str) {
+        judge(&self.cluster.context, &self.name, error, during);
+    }
+}
+
+/// Whether an error may happen at all.
+fn judge(context: &Context, name: &str, error: &Error, during: &str) {
+    match error {
+        Error::TakenOver { .. } => context.trace.sometimes("a volume was taken over"),
+        Error::Closed => {}
+        // A deposed writer may meet any of these.
+        Error::Refused(_) => context.trace.sometimes("the metadata refused a writer"),
+        error => context.trace.violation(format!("{name}: {during}: {}", super::chain(error))),
+    }
+}
+
+pub(crate) enum Failure {
+    Error(Error),
+    Wrong(String),
+}
+
+/// The values of all sectors.
+pub(crate) async fn read_whole(volume: &Volume, sectors: u64) -> Result<Vec<u64>, Failure> {
+    let length = u32::try_from(sectors * SECTOR).unwrap_or(u32::MAX);
+    let bytes = volume.read(0, length).await.map_err(Failure::Error)?.concat();
+    values(0, &bytes).map_err(Failure::Wrong)
+}
+
+/// The work of one life.
+pub(crate) struct Worker {
+    pub(crate) context: Arc<Context>,
+    pub(crate) name: String,
+    pub(crate) volume: Arc<Volume>,
+    pub(crate) life: Arc<Mutex<Life>>,
+    pub(crate) sectors: u64,
+    pub(crate) chance: Chance,
+}
+
+impl Worker {
+    /// Sends requests for so long, or until the volume is of no more use.
+    pub(crate) fn run(&self, time: Duration) -> impl Future<Output = ()> + Send + 'static {
+        let worker = Worker {
+            context: Arc::clone(&self.context),
+            name: self.name.clone(),
+            volume: Arc::clone(&self.volume),
+            life: Arc::clone(&self.life),
+            sectors: self.sectors,
+            chance: Chance::new(self.chance.draw(), "requests"),
+        };
+        async move {
+            let mut pending = Pending::new();
+            let end = Instant::now().checked_add(time);
+            while end.is_none_or(|end| Instant::now() < end) {
+                while pending.len() as u64 >= worker.context.swarm.depth {
+                    if let Some(Done::Over) = pending.next().await {
+                        return;
+                    }
+                }
+                let next = worker.next();
+                pending.push(next);
+                // Answers are taken while it thinks; the first poll sends the request.
+                let thinking = sleep(worker.chance.millis(worker.context.swarm.think_ms.clone()));
+                tokio::pin!(thinking);
+                loop {
+                    tokio::select! {
+                        biased;
+                        Some(done) = pending.next() => if let Done::Over = done { return },
+                        () = &mut thinking => break,
+                    }
+                }
+            }
+            while let Some(done) = pending.next().await {
+                if let Done::Over = done {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Draws a range: its first sector and the one behind it.
+    fn range(&self) -> (u64, u64) {
+        let first = self.chance.within(0..self.sectors);
+        let is_aligned = self.chance.happens(700_000);
+        let is_long = self.chance.happens(100_000);
+        let longest = (self.sectors - first).min(if is_long { 512 } else { 32 });
+        let count = self.chance.within(1..longest + 1);
+        match is_aligned {
+            false => (first, first + count),
+            true => (first / 8 * 8, (first + count).next_multiple_of(8).min(self.sectors)),
+        }
+    }
+
+    fn next(&self) -> BoxFuture<'static, Done> {
+        let (first, end) = self.range();
+        let (pages, pages_end) = (first.next_multiple_of(8), end / 8 * 8);
+        match self.chance.within(0..100) {
+            0..10 => self.flush(),
+            10..14 => self.checkpoint(),
+            14..34 => self.read(first, end),
+            34..42 if pages < pages_end => self.trim(first, end, pages, pages_end),
+            42..47 if pages < pages_end => self.write_zeroes(pages, pages_end),
+            number => self.write(first, end, number % 10 == 0),
+        }
+    }
+
+    pub(crate) fn flushed(&self, count: usize) {
+        if let Err(what) = lock(&self.life).flushed(count) {
+            self.context.trace.violation(format!("{}: {what}", self.name));
+        }
+    }
+
+    /// Takes the answer to a request that changes something.
+    fn finish(
+        context: &Context,
+        name: &str,
+        life: &Mutex<Life>,
+        span: super::oracle::Span,
+        is_durable: bool,
+        result: Result<(), Error>,
+    ) -> Done {
+        match result {
+            Ok(()) => {
+                let mut life = lock(life);
+                life.accept(span);
+                let flushed = if is_durable { life.flushed(span.end) } else { Ok(()) };
+                context.trace.note("accepted", &[life.number, span.end as u64]);
+                if let Err(what) = flushed {
+                    context.trace.violation(format!("{name}: {what}"));
+                }
+                Done::Fine
+            }
+            Err(error @ (Error::Read { .. } | Error::Damaged { .. })) => {
+                lock(life).refuse(span);
+                judge(context, name, &error, "a write's edges");
+                Done::Fine
+            }
+            Err(error) => {
+                judge(context, name, &error, "a write");
+                Done::Over
+            }
+        }
+    }
+
+    fn write(&self, first: u64, end: u64, fua: bool) -> BoxFuture<'static, Done> {
+        let mut life = lock(&self.life);
+        let value = life.fresh_value();
+        let span = life.issue(first, end, value);
+        drop(life);
+        let (context, name, volume) = self.shared();
+        let life = Arc::clone(&self.life);
+        let data = content(first, end, value).into();
+        let sent_fua = fua && !context.planted(Mutation::FuaIgnored);
+        async move {
+            let result = volume.write(first * SECTOR, data, sent_fua).await;
+            Self::finish(&context, &name, &life, span, fua, result)
+        }
+        .boxed()
+    }
+
+    fn trim(&self, first: u64, end: u64, pages: u64, pages_end: u64) -> BoxFuture<'static, Done> {
+        let span = lock(&self.life).issue(pages, pages_end, 0);
+        let (context, name, volume) = self.shared();
+        let life = Arc::clone(&self.life);
+        let fua = self.chance.happens(100_000);
+        async move {
+            let result = volume.trim(first * SECTOR, (end - first) * SECTOR, fua).await;
+            Self::finish(&context, &name, &life, span, fua, result)
+        }
+        .boxed()
+    }
+
+    fn write_zeroes(&self, pages: u64, pages_end: u64) -> BoxFuture<'static, Done> {
+        let span = lock(&self.life).issue(pages, pages_end, 0);
+        let (context, name, volume) = self.shared();
+        let life = Arc::clone(&self.life);
+        async move {
+            let length = (pages_end - pages) * SECTOR;
+            let result = volume.write_zeroes(pages * SECTOR, length, false).await;
+            Self::finish(&context, &name, &life, span, false, result)
+        }
+        .boxed()
+    }
+
+    fn flush(&self) -> BoxFuture<'static, Done> {
+        let count = lock(&self.life).accepted();
+        let (context, name, volume) = self.shared();
+        let life = Arc::clone(&self.life);
+        async move {
+            let result = volume.flush().await;
+            Self::durable(&context, &name, &life, count, result, "a flush was answered")
+        }
+        .boxed()
+    }
+
+    fn checkpoint(&self) -> BoxFuture<'static, Done> {
+        let count = lock(&self.life).accepted();
+        let (context, name, volume) = self.shared();
+        let life = Arc::clone(&self.life);
+        async move {
+            let result = volume.checkpoint().await;
+            Self::durable(&context, &name, &life, count, result, "a checkpoint was stored")
+        }
+        .boxed()
+    }
+
+    fn durable(
+        context: &Context,
+        name: &str,
+        life: &Mutex<Life>,
+        count: usize,
+        result: Result<(), Error>,
+        counter: &'static str,
+    ) -> Done {
+        match result {
+            Ok(()) => {
+                context.trace.sometimes(counter);
+                context.trace.note("flushed", &[count as u64]);
+                if let Err(what) = lock(life).flushed(count) {
+                    context.trace.violation(format!("{name}: {what}"));
+                }
+                Done::Fine
+            }
+            Err(error) => {
+                judge(context, name, &error, "a flush");
+                Done::Over
+            }
+        }
+    }
+
+    fn read(&self, first: u64, end: u64) -> BoxFuture<'static, Done> {
+        let reading = lock(&self.life).begin_read(first, end);
+        let (context, name, volume) = self.shared();
+        let life = Arc::clone(&self.life);
+        async move {
+            let length = u32::try_from((end - first) * SECTOR).unwrap_or(u32::MAX);
+            match volume.read(first * SECTOR, length).await {
+                Ok(bytes) => {
+                    let found = values(first, &bytes.concat())
+                        .and_then(|found| lock(&life).end_read(&reading, &found));
+                    if let Err(what) = found {
+                        context.trace.violation(format!("{name}: {what}"));
+                    }
+                    context.trace.sometimes("a read was answered");
+                    Done::Fine
+                }
+                Err(error) => {
+                    judge(&context, &name, &error, "a read");
+                    Done::Over
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn shared(&self) -> (Arc<Context>, String, Arc<Volume>) {
+        (Arc::clone(&self.context), self.name.clone(), Arc::clone(&self.volume))
+    }
+}
