@@ -138,8 +138,12 @@ async fn misplaced(cluster: &Arc<Cluster>) -> Option<String> {
             let name = |peers: &BTreeSet<PeerId>| -> Vec<u128> {
                 peers.iter().map(|peer| peer.0.as_u128()).collect()
             };
+            let lives = cluster.nodes.iter().filter_map(|node| Some((node, node.life()?)));
+            let states: Vec<_> = lives
+                .map(|(node, life)| (node.peer().0.as_u128(), life.store().state(block)))
+                .collect();
             return Some(format!(
-                "{block} is on peers {:?} and belongs on {:?}",
+                "{block} is on peers {:?} and belongs on {:?}: {states:?}",
                 name(&holders),
                 name(&places)
             ));

@@ -2,7 +2,7 @@
 //! that the simulation knows of how the product is put together.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use super::chance::Chance;
 use super::metadata::Hub;
 use super::mutation::MutantPool;
 use super::network::{FIRST_CLIENT, Host, Network, Process};
-use super::node::Node;
+use super::node::{Node, lock};
 use super::peers::SimPeers;
 use super::{BLOCK_SIZE, Context};
 
@@ -34,6 +34,7 @@ pub(crate) struct Cluster {
     pub(crate) metadata: Arc<Hub>,
     pub(crate) nodes: Vec<Arc<Node>>,
     next_process: AtomicU64,
+    clients: Mutex<Vec<Arc<Process>>>,
 }
 
 impl Cluster {
@@ -58,6 +59,7 @@ impl Cluster {
             metadata,
             nodes,
             next_process: AtomicU64::new(FIRST_PROCESS),
+            clients: Mutex::default(),
         });
         cluster.initialise(*chance.pick(&[RingKind::Mod, RingKind::Ketama])).await?;
         for node in &cluster.nodes {
@@ -139,10 +141,19 @@ impl Cluster {
         self.metadata.service.execute(command).await.map(|applied| applied.outcome)
     }
 
+    /// Ends all programs of clients.
+    pub(crate) fn kill_clients(&self) {
+        lock(&self.clients).drain(..).for_each(|client| client.kill());
+    }
+
     /// Starts a client's program on the host of this number.
     pub(crate) fn client(&self, host: u32) -> Client {
         let number = self.next_process.fetch_add(1, Ordering::Relaxed);
         let process = Process::new(Host(FIRST_CLIENT + host), number);
+        let mut clients = lock(&self.clients);
+        clients.retain(|client| !client.is_dead());
+        clients.push(Arc::clone(&process));
+        drop(clients);
         let (peers, diallers) =
             SimPeers::start(&self.context, &self.network, &process, &self.nodes, None);
         let metadata = self.metadata.endpoint(&process) as Arc<dyn MetadataService>;
@@ -179,6 +190,12 @@ pub(crate) struct Client {
     options: Options,
     follower: Follower,
     _diallers: Vec<AbortOnDropHandle<()>>,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.process.kill();
+    }
 }
 
 impl Client {

@@ -267,9 +267,6 @@ fn restart_later(cluster: &Arc<Cluster>, node: Arc<Node>, time: Duration) {
     tokio::spawn(async move {
         sleep(time).await;
         while !cluster.context.is_calm() {
-            if node.disk().is_off() {
-                node.stop(End::Power);
-            }
             if node.start(&cluster.nodes) {
                 return;
             }

@@ -211,9 +211,8 @@ impl Node {
                 if self.context.trace.told() {
                     println!("{}", super::chain(&error));
                 }
-                if state.disk.is_off() {
-                    state.disk = state.disk.after_crash(self.chance.draw());
-                }
+                drop(state);
+                self.stop(End::Power);
                 return false;
             }
         };
@@ -270,16 +269,19 @@ impl Node {
         Ok((Arc::new(store), fences))
     }
 
-    /// Ends the process, if it runs.
+    /// Ends the process, if it runs; a disk without power has it again.
     pub(crate) fn stop(&self, end: End) {
         let mut state = lock(&self.state);
-        let Some(life) = state.life.take() else { return };
-        self.context.trace.note("node stops", &[self.index.into(), u64::from(end == End::Kill)]);
-        let unsynced = state.disk.unsynced_sectors();
+        let life = state.life.take();
+        if life.is_some() {
+            let number = u64::from(end == End::Kill);
+            self.context.trace.note("node stops", &[self.index.into(), number]);
+        }
         state.disk = match end {
+            End::Kill if life.is_none() => return,
             End::Kill => state.disk.after_kill(),
             End::Power => {
-                if unsynced > 0 {
+                if state.disk.unsynced_sectors() > 0 {
                     self.context.trace.sometimes("a crash met un-synced sectors");
                 }
                 // The extremes, that all or nothing of it is there, are likelier than chance.
@@ -290,7 +292,9 @@ impl Node {
             }
         };
         drop(state);
-        life.end(end);
+        if let Some(life) = life {
+            life.end(end);
+        }
     }
 
     /// Carries a request out where and when a daemon would.

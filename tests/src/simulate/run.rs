@@ -74,9 +74,12 @@ pub fn simulate(seed: u64, mutation: Option<Mutation>, is_told: bool) -> Report 
             calm: AtomicBool::new(false),
         })
     });
-    if is_told {
+    // The product's own log, between the events.
+    let _subscriber = is_told.then(|| {
         println!("{:#?}", context.swarm);
-    }
+        let told = tracing_subscriber::fmt().without_time().with_ansi(false);
+        tracing::subscriber::set_default(told.with_max_level(tracing::Level::DEBUG).finish())
+    });
     let run = AssertUnwindSafe(|| runtime.block_on(run(&context)));
     let simulated_ms = match panic::catch_unwind(run) {
         Ok(simulated_ms) => simulated_ms,
@@ -131,6 +134,7 @@ async fn run(context: &Arc<Context>) -> u64 {
     if !is_over(context) {
         context.calm_down();
         drop(tasks);
+        cluster.kill_clients();
         Nemesis::heal(&cluster);
         if let Err(what) = converge(&cluster, &histories).await {
             context.trace.violation(what);
