@@ -18,8 +18,19 @@ fn main() {
     );
     println!("{:#?}", batch.counters);
     for failure in &batch.failures {
-        println!("{} {:x} {}", failure.seed, failure.hash, failure.violation.as_deref().unwrap_or(""));
+        println!(
+            "{} {:x} {}",
+            failure.seed,
+            failure.hash,
+            failure.violation.as_deref().unwrap_or("")
+        );
     }
-    println!("{} runs {} failures {:?} rate {}", batch.runs, batch.failures.len(), batch.elapsed, batch.rate());
+    println!(
+        "{} runs {} failures {:?} rate {}",
+        batch.runs,
+        batch.failures.len(),
+        batch.elapsed,
+        batch.rate()
+    );
     println!("missing {:?}", torus_tests::simulate::missing_events(&batch));
 }

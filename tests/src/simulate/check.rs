@@ -105,14 +105,30 @@ fn copies(cluster: &Cluster) -> Copies {
             }
         }
     }
+    // What only a writer that died had stored, on a disk that was damaged, nobody can mend; that
+    // nothing refers to it the volumes have shown by reading.
+    copies.retain(|block, copies| {
+        copies.iter().any(|(peer, seal)| is_good(cluster, *peer, *block, *seal))
+    });
     copies
+}
+
+fn is_good(cluster: &Cluster, peer: PeerId, block: BlockRef, seal: Seal) -> bool {
+    let Some(life) = cluster.nodes.iter().find(|node| node.peer() == peer).and_then(|it| it.life())
+    else {
+        return false;
+    };
+    let mut bytes = vec![0; seal.length as usize];
+    life.store().read(block, 0, &mut bytes).is_ok() && Seal::of(&bytes) == seal
 }
 
 /// Waits until every sealed block has equal copies in its places and nowhere else.
 pub(crate) async fn copies_settle(cluster: &Arc<Cluster>) -> Result<(), String> {
     let began = Instant::now();
+    let Some(ring) = cluster.present_ring().await else { return Err("no ring".to_owned()) };
+    let ring = Placer::new(&ring);
     loop {
-        let wrong = misplaced(cluster).await;
+        let wrong = misplaced(cluster, &ring);
         let Some(wrong) = wrong else { break };
         if began.elapsed() > SETTLE_LIMIT {
             return Err(format!("after {} s {wrong}", SETTLE_LIMIT.as_secs()));
@@ -120,15 +136,14 @@ pub(crate) async fn copies_settle(cluster: &Arc<Cluster>) -> Result<(), String> 
         sleep(Duration::from_secs(5)).await;
     }
     cluster.context.trace.note("settled", &[millis(began.elapsed())]);
-    contents_are_good(cluster)
+    count_rotten(cluster);
+    Ok(())
 }
 
 /// The first block that is not as it should be.
-async fn misplaced(cluster: &Arc<Cluster>) -> Option<String> {
-    let ring = Placer::new(&cluster.present_ring().await?);
+fn misplaced(cluster: &Cluster, ring: &Placer) -> Option<String> {
     for (block, copies) in copies(cluster) {
-        let seals: BTreeSet<_> =
-            copies.values().map(|seal| (seal.length, seal.crc)).collect();
+        let seals: BTreeSet<_> = copies.values().map(|seal| (seal.length, seal.crc)).collect();
         if seals.len() > 1 {
             return Some(format!("{block} is sealed in several ways: {seals:?}"));
         }
@@ -152,20 +167,15 @@ async fn misplaced(cluster: &Arc<Cluster>) -> Option<String> {
     None
 }
 
-/// Whether the bytes of every copy are those that it was sealed with.
-fn contents_are_good(cluster: &Cluster) -> Result<(), String> {
-    for node in &cluster.nodes {
-        let Some(life) = node.life() else { continue };
-        for (block, state) in life.store().list(None, usize::MAX) {
-            let BlockState::Sealed(seal) = state else { continue };
-            let mut bytes = vec![0; seal.length as usize];
-            let read = life.store().read(block, 0, &mut bytes);
-            if read.is_err() || Seal::of(&bytes) != seal {
-                cluster.context.trace.sometimes("a copy that nobody read is still rotten");
-            }
+/// Counts the copies whose bytes are not those that they were sealed with: what no read met waits
+/// for a scrub.
+fn count_rotten(cluster: &Cluster) {
+    for (block, copies) in copies(cluster) {
+        let rotten = copies.iter().filter(|(peer, seal)| !is_good(cluster, **peer, block, **seal));
+        if rotten.count() > 0 {
+            cluster.context.trace.sometimes("a copy that nobody read is still rotten");
         }
     }
-    Ok(())
 }
 
 /// Blocks that peers hold and nothing needs any more.

@@ -2,8 +2,8 @@
 //! that the simulation knows of how the product is put together.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -27,6 +27,9 @@ use super::{BLOCK_SIZE, Context};
 /// Clients are numbered apart from the nodes' lives.
 const FIRST_PROCESS: u64 = 1 << 32;
 
+/// Blocks of a store that no run fills.
+pub(crate) const AMPLE: u64 = 1 << 12;
+
 /// Everything that is there.
 pub(crate) struct Cluster {
     pub(crate) context: Arc<Context>,
@@ -49,7 +52,7 @@ impl Cluster {
         let nodes: Vec<_> = numbers
             .map(|index| {
                 let is_scarce = scarce == Some(index.into());
-                let capacity = if is_scarce { chance.within(10..60) } else { 1 << 12 };
+                let capacity = if is_scarce { chance.within(10..60) } else { AMPLE };
                 Node::new(context, &network, &metadata, index, capacity)
             })
             .collect();
@@ -61,7 +64,7 @@ impl Cluster {
             next_process: AtomicU64::new(FIRST_PROCESS),
             clients: Mutex::default(),
         });
-        cluster.initialise(*chance.pick(&[RingKind::Mod, RingKind::Ketama])).await?;
+        cluster.initialise(*chance.pick(&[RingKind::Mod, RingKind::Mod, RingKind::Mod, RingKind::Ketama])).await?;
         for node in &cluster.nodes {
             node.start(&cluster.nodes);
         }
@@ -115,7 +118,9 @@ impl Cluster {
         let ring = self.ring(RingVersion(now.version.0 + 1), kind, members);
         if self.execute(Command::SetRing(ring)).await.is_ok() {
             self.context.trace.note("ring", &[now.version.0 + 1, members.len() as u64]);
-            self.context.trace.sometimes("the ring changed");
+            if !self.context.is_calm() {
+                self.context.trace.sometimes("the ring changed");
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use torus_blockstore::{Astray, BlockState, BlockStore, Fault};
 use torus_metadata::RingKind;
 
 use super::chance::Chance;
-use super::cluster::Cluster;
+use super::cluster::{AMPLE, Cluster};
 use super::network::{FIRST_CLIENT, Host, Hosts, META};
 use super::node::{End, Node};
 
@@ -85,17 +85,24 @@ impl Nemesis {
         }
     }
 
-    /// Undoes everything. What is down comes up.
-    pub(crate) fn heal(cluster: &Arc<Cluster>) {
+    /// Undoes everything, and brings up what is down. A store that was damaged may refuse to start:
+    /// then the ring goes on without it.
+    pub(crate) async fn heal(cluster: &Arc<Cluster>) {
         cluster.network.heal_all();
         for node in &cluster.nodes {
-            node.disk().heal();
             node.hang(Duration::ZERO);
             node.slow_down(1);
-            node.set_capacity(node.capacity().max(1 << 12));
+            node.set_capacity(node.capacity().max(AMPLE));
             // A store that met a failed sync takes nothing more, and one that was full is to grow.
             node.stop(End::Power);
+            node.disk().heal();
             node.start(&cluster.nodes);
+        }
+        let runs = |&index: &usize| cluster.nodes[index].life().is_some();
+        let running: Vec<usize> = (0..cluster.nodes.len()).filter(runs).collect();
+        if running.len() < cluster.nodes.len() {
+            cluster.context.trace.sometimes("a damaged store refused to start");
+            cluster.change_ring(RingKind::Mod, &running).await;
         }
     }
 
@@ -257,7 +264,7 @@ impl Nemesis {
             let out = self.chance.within(0..members.len() as u64);
             members.remove(usize::try_from(out).unwrap_or(0));
         }
-        let kind = *self.chance.pick(&[RingKind::Mod, RingKind::Ketama]);
+        let kind = *self.chance.pick(&[RingKind::Mod, RingKind::Mod, RingKind::Mod, RingKind::Ketama]);
         self.cluster.change_ring(kind, &members).await;
     }
 }
@@ -274,4 +281,3 @@ fn restart_later(cluster: &Arc<Cluster>, node: Arc<Node>, time: Duration) {
         }
     });
 }
-

@@ -256,7 +256,11 @@ impl Node {
         true
     }
 
-    fn open(&self, disk: &SimDisk, capacity_blocks: u64) -> Result<(Arc<Mfile>, FenceTable), Error> {
+    fn open(
+        &self,
+        disk: &SimDisk,
+        capacity_blocks: u64,
+    ) -> Result<(Arc<Mfile>, FenceTable), Error> {
         let shared: Arc<dyn Disk> = match self.context.planted(Mutation::FailedSyncRetried) {
             true => Arc::new(RetryingDisk(disk.shared())),
             false => disk.shared(),
@@ -286,7 +290,8 @@ impl Node {
                 }
                 // The extremes, that all or nothing of it is there, are likelier than chance.
                 let seed = *self.chance.pick(&[0, 1, 2, 2, 2]);
-                let disk = state.disk.after_crash(if seed == 2 { self.chance.draw() } else { seed });
+                let disk =
+                    state.disk.after_crash(if seed == 2 { self.chance.draw() } else { seed });
                 state.disk.power_off();
                 disk
             }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::Context;
 use super::chance::Chance;
 use super::check;
 use super::cluster::{Cluster, volume_name};
@@ -19,7 +20,6 @@ use super::oracle::History;
 use super::swarm::Swarm;
 use super::trace::Trace;
 use super::workload::User;
-use super::Context;
 
 /// What became of a run.
 #[derive(Clone, Debug)]
@@ -135,7 +135,7 @@ async fn run(context: &Arc<Context>) -> u64 {
         context.calm_down();
         drop(tasks);
         cluster.kill_clients();
-        Nemesis::heal(&cluster);
+        Nemesis::heal(&cluster).await;
         if let Err(what) = converge(&cluster, &histories).await {
             context.trace.violation(what);
         }

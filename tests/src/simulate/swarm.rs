@@ -71,13 +71,15 @@ impl Swarm {
         let replication = *chance.pick(&[1, 2, 2, 3, 3, 3, 3]);
         let nodes = u64::from(replication) + chance.within(0..3);
         let slow = on(20);
+        // Whoever does not think writes as much in a tenth of the time.
+        let is_hasty = on(40);
         Self {
             nodes,
             replication,
             volumes: 1 + u64::from(on(20)),
             pages: *chance.pick(&[16, 64, 64, 128]),
-            unsafe_ms: chance.within(20_000..120_000),
-            pace_ms: *chance.pick(&[300, 1000, 3000]),
+            unsafe_ms: chance.within(20_000..120_000) / if is_hasty { 10 } else { 1 },
+            pace_ms: *chance.pick(&[300, 1000, 3000]) / if is_hasty { 3 } else { 1 },
             delay_ms: if slow { 1..60 } else { 0..4 },
             loss: rate(40, 100..20_000),
             lag: rate(40, 100..30_000),
@@ -102,7 +104,7 @@ impl Swarm {
             full: on(15),
             ring_changes: on(35),
             depth: *chance.pick(&[1, 4, 16]),
-            think_ms: if on(50) { 0..4 } else { 0..200 },
+            think_ms: if is_hasty { 0..6 } else { 0..200 },
             window_blocks: *chance.pick(&[2, 4, 16]),
             checkpoint_bytes: *chance.pick(&[128, 256, 1024]) << 10,
             cache_bytes: 128 << 10,

@@ -107,7 +107,8 @@ impl User {
         let time = self.chance.millis(100..30_000);
         if swarm.takeovers && ends < 40 {
             // It goes on, cut off from the metadata, while its successor comes.
-            let cut = self.cluster.network.cut(client.process.host.set(), super::network::META.set());
+            let cut =
+                self.cluster.network.cut(client.process.host.set(), super::network::META.set());
             let (network, chance) = (Arc::clone(&self.cluster.network), self.chance.draw());
             let lasts = Duration::from_millis(swarm.ttl_ms * 2 + chance % 20_000);
             let work = worker.run(lasts * 2);
@@ -223,7 +224,7 @@ impl Worker {
     fn range(&self) -> (u64, u64) {
         let first = self.chance.within(0..self.sectors);
         let is_aligned = self.chance.happens(700_000);
-        let is_long = self.chance.happens(100_000);
+        let is_long = self.chance.happens(40_000);
         let longest = (self.sectors - first).min(if is_long { 512 } else { 32 });
         let count = self.chance.within(1..longest + 1);
         match is_aligned {
@@ -237,8 +238,8 @@ impl Worker {
         let (pages, pages_end) = (first.next_multiple_of(8), end / 8 * 8);
         match self.chance.within(0..100) {
             0..10 => self.flush(),
-            10..14 => self.checkpoint(),
-            14..34 => self.read(first, end),
+            10..12 => self.checkpoint(),
+            12..34 => self.read(first, end),
             34..42 if pages < pages_end => self.trim(first, end, pages, pages_end),
             42..47 if pages < pages_end => self.write_zeroes(pages, pages_end),
             number => self.write(first, end, number % 10 == 0),
