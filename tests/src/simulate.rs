@@ -16,6 +16,7 @@ mod chance;
 mod check;
 mod cluster;
 mod connection;
+mod enumeration;
 mod metadata;
 mod mutation;
 mod nemesis;
@@ -33,6 +34,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use torus_distributor::Request;
 use torus_metadata::Command;
 
+pub use enumeration::{Enumerated, enumerate_crashes};
 pub use batch::{Batch, Limit, missing_events};
 pub use mutation::{Mutation, NoSuchMutation};
 pub use run::{Report, simulate};

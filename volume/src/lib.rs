@@ -15,6 +15,7 @@ mod log;
 mod map;
 mod open;
 mod overlay;
+mod planted;
 mod read;
 mod record;
 mod recovery;
@@ -26,6 +27,8 @@ mod writer;
 pub use checkpoint::LoadError;
 pub use error::{Error, OpenError};
 pub use open::{Services, open};
+#[cfg(feature = "planted")]
+pub use planted::{Planted, plant};
 pub use record::PAGE;
 pub use volume::{Options, Volume};
 pub use writer::Info;

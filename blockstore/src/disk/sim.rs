@@ -43,8 +43,8 @@ pub enum Fault {
 pub enum Astray {
     /// It never reaches the medium; the cache shows it until it is evicted.
     Lost,
-    /// It overwrites another 4 KiB page of the file.
-    Misdirected,
+    /// It overwrites what stands so many bytes further on, counted round the file.
+    Misdirected { by: u64 },
 }
 
 impl Fault {
@@ -413,10 +413,10 @@ impl DiskFile for SimFile {
                 match state.astray.remove(&write) {
                     None => state.image.file_mut(self.id).write(offset, data),
                     Some(Astray::Lost) => state.image.file_mut(self.id).write_lost(offset, data),
-                    Some(Astray::Misdirected) => {
-                        let pages = state.image.file(self.id).length / PAGE;
-                        let elsewhere = state.random.below(pages.max(1)) * PAGE;
-                        state.image.file_mut(self.id).write(elsewhere + offset % PAGE, data);
+                    Some(Astray::Misdirected { by }) => {
+                        let file = state.image.file_mut(self.id);
+                        let elsewhere = (offset + by) % file.length.max(1);
+                        file.write(elsewhere, data);
                     }
                 }
                 Ok(())

@@ -81,6 +81,16 @@ impl Mutation {
         }
     }
 
+    /// The part of it that is inside the volume.
+    #[cfg(feature = "planted")]
+    pub(crate) fn in_volume(self) -> Option<torus_volume::Planted> {
+        match self {
+            Self::CrcUnchecked => Some(torus_volume::Planted::PageCrc),
+            Self::IdentityUnchecked => Some(torus_volume::Planted::RecordIdentity),
+            _ => None,
+        }
+    }
+
     /// Whether this program can have it: some need the feature `planted`.
     pub fn is_available(self) -> bool {
         !matches!(self, Self::CrcUnchecked | Self::IdentityUnchecked) || cfg!(feature = "planted")

@@ -11,6 +11,7 @@ use tokio::time::sleep;
 use torus_blockstore::{Astray, BlockState, BlockStore, Fault};
 use torus_metadata::RingKind;
 
+use super::BLOCK_SIZE;
 use super::chance::Chance;
 use super::cluster::{AMPLE, Cluster};
 use super::network::{FIRST_CLIENT, Host, Hosts, META};
@@ -198,7 +199,12 @@ impl Nemesis {
             }
             Kind::FailedRead => node.disk().fail_read(self.chance.within(1..20)),
             Kind::Rot => self.rot(),
-            Kind::Misdirected => self.astray(Astray::Misdirected),
+            Kind::Misdirected => {
+                // To another slot, mostly, as a wrong bit of an address does.
+                let slots = self.chance.within(1..12) * u64::from(BLOCK_SIZE);
+                let by = if self.chance.happens(200_000) { 4096 } else { slots };
+                self.astray(Astray::Misdirected { by });
+            }
             Kind::LostWrite => self.astray(Astray::Lost),
             Kind::Ring => self.change_ring().await,
         }
@@ -252,7 +258,7 @@ impl Nemesis {
         victim.disk().go_astray(self.chance.within(1..20), how);
         self.cluster.context.trace.sometimes(match how {
             Astray::Lost => "a write was lost",
-            Astray::Misdirected => "a write was misdirected",
+            Astray::Misdirected { .. } => "a write was misdirected",
         });
     }
 

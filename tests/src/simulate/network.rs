@@ -109,10 +109,6 @@ impl Network {
         self.chance.happens(500_000)
     }
 
-    pub(crate) fn chance(&self) -> &Chance {
-        &self.chance
-    }
-
     pub(crate) fn is_cut(&self, from: Host, to: Host) -> bool {
         let state = self.lock();
         state.cuts.values().any(|(froms, tos)| froms & from.set() != 0 && tos & to.set() != 0)

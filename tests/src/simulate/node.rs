@@ -4,7 +4,6 @@
 //!
 //! A crash takes the process, and of what was not synced any part.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -59,6 +58,8 @@ struct State {
     hung_until: Instant,
     /// How much longer than usual the disk takes.
     slowness: u32,
+    /// Decides what the next crash leaves, if it is not left to chance.
+    crash_seed: Option<u64>,
 }
 
 /// One run of the node's process.
@@ -151,6 +152,7 @@ impl Node {
             capacity_blocks,
             hung_until: Instant::now(),
             slowness: 1,
+            crash_seed: None,
         };
         Arc::new(Self {
             context: Arc::clone(context),
@@ -175,6 +177,11 @@ impl Node {
         lock(&self.state).life.clone()
     }
 
+    /// Whether its process is not the first.
+    pub(crate) fn has_restarted(&self) -> bool {
+        lock(&self.state).lives > 1
+    }
+
     pub(crate) fn disk(&self) -> SimDisk {
         lock(&self.state).disk.clone()
     }
@@ -189,6 +196,11 @@ impl Node {
 
     pub(crate) fn hang(&self, time: Duration) {
         lock(&self.state).hung_until = Instant::now() + time;
+    }
+
+    /// From now on every crash leaves what this seed says: 0 nothing that was not synced, 1 all.
+    pub(crate) fn leave_to(&self, crash_seed: u64) {
+        lock(&self.state).crash_seed = Some(crash_seed);
     }
 
     pub(crate) fn slow_down(&self, slowness: u32) {
@@ -289,9 +301,9 @@ impl Node {
                     self.context.trace.sometimes("a crash met un-synced sectors");
                 }
                 // The extremes, that all or nothing of it is there, are likelier than chance.
-                let seed = *self.chance.pick(&[0, 1, 2, 2, 2]);
-                let disk =
-                    state.disk.after_crash(if seed == 2 { self.chance.draw() } else { seed });
+                let drawn = *self.chance.pick(&[0, 1, 2, 2, 2]);
+                let drawn = if drawn == 2 { self.chance.draw() } else { drawn };
+                let disk = state.disk.after_crash(state.crash_seed.unwrap_or(drawn));
                 state.disk.power_off();
                 disk
             }
@@ -401,12 +413,6 @@ impl Node {
                 asker.answer(synced.clone().map(|()| response));
             }
         }
-    }
-
-    /// The blocks that this node holds, with their states, if it runs.
-    pub(crate) fn blocks(&self) -> BTreeSet<torus_blockstore::BlockRef> {
-        let Some(life) = self.life() else { return BTreeSet::new() };
-        life.store.list(None, usize::MAX).into_iter().map(|(block, _)| block).collect()
     }
 }
 

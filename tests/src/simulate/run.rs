@@ -58,8 +58,21 @@ fn watch_for_panics() {
 
 /// Runs a seed. With `is_told`, every event is printed.
 pub fn simulate(seed: u64, mutation: Option<Mutation>, is_told: bool) -> Report {
+    simulate_as(seed, Swarm::draw(seed), mutation, is_told, run)
+}
+
+/// Runs `run` in a world of its own.
+pub(super) fn simulate_as<F: Future<Output = u64>>(
+    seed: u64,
+    swarm: Swarm,
+    mutation: Option<Mutation>,
+    is_told: bool,
+    run: impl FnOnce(Arc<Context>) -> F,
+) -> Report {
     watch_for_panics();
     PANIC.take();
+    #[cfg(feature = "planted")]
+    torus_volume::plant(mutation.and_then(Mutation::in_volume));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -68,7 +81,7 @@ pub fn simulate(seed: u64, mutation: Option<Mutation>, is_told: bool) -> Report 
     let context = runtime.block_on(async {
         Arc::new(Context {
             seed,
-            swarm: Swarm::draw(seed),
+            swarm,
             mutation,
             trace: Trace::new(is_told),
             calm: AtomicBool::new(false),
@@ -80,7 +93,7 @@ pub fn simulate(seed: u64, mutation: Option<Mutation>, is_told: bool) -> Report 
         let told = tracing_subscriber::fmt().without_time().with_ansi(false);
         tracing::subscriber::set_default(told.with_max_level(tracing::Level::DEBUG).finish())
     });
-    let run = AssertUnwindSafe(|| runtime.block_on(run(&context)));
+    let run = AssertUnwindSafe(|| runtime.block_on(run(Arc::clone(&context))));
     let simulated_ms = match panic::catch_unwind(run) {
         Ok(simulated_ms) => simulated_ms,
         Err(_) => 0,
@@ -102,7 +115,8 @@ pub fn simulate(seed: u64, mutation: Option<Mutation>, is_told: bool) -> Report 
 }
 
 /// Both phases; the simulated time.
-async fn run(context: &Arc<Context>) -> u64 {
+async fn run(context: Arc<Context>) -> u64 {
+    let context = &context;
     let cluster = match Cluster::start(context).await {
         Ok(cluster) => cluster,
         Err(error) => {

@@ -40,7 +40,6 @@ pub(crate) struct Swarm {
     pub(crate) slow_disks: bool,
     pub(crate) hung_disks: bool,
     pub(crate) failed_syncs: bool,
-    pub(crate) failed_writes: bool,
     pub(crate) failed_reads: bool,
     pub(crate) rot: bool,
     pub(crate) misdirected: bool,
@@ -60,6 +59,48 @@ pub(crate) struct Swarm {
 }
 
 impl Swarm {
+    /// Nothing goes wrong of itself.
+    pub(crate) fn quiet(nodes: u64, replication: u32) -> Self {
+        let off = false;
+        Self {
+            nodes,
+            replication,
+            volumes: 1,
+            pages: 16,
+            unsafe_ms: 0,
+            pace_ms: 1,
+            delay_ms: 0..1,
+            loss: 0,
+            lag: 0,
+            meta_loss: 0,
+            meta_late: 0,
+            partitions: off,
+            node_crashes: off,
+            node_kills: off,
+            power_loss: off,
+            client_crashes: off,
+            takeovers: off,
+            pauses: off,
+            meta_outages: off,
+            slow_disks: off,
+            hung_disks: off,
+            failed_syncs: off,
+            failed_reads: off,
+            rot: off,
+            misdirected: off,
+            lost_writes: off,
+            full: off,
+            ring_changes: off,
+            depth: 1,
+            think_ms: 0..1,
+            window_blocks: 2,
+            checkpoint_bytes: 1 << 20,
+            cache_bytes: 128 << 10,
+            buffer_bytes: 64 << 10,
+            ttl_ms: 1000,
+        }
+    }
+
     /// The settings under `seed`.
     pub(crate) fn draw(seed: u64) -> Self {
         let chance = Chance::new(seed, "swarm");
@@ -95,8 +136,7 @@ impl Swarm {
             meta_outages: on(40),
             slow_disks: on(30),
             hung_disks: on(20),
-            failed_syncs: on(35),
-            failed_writes: on(20),
+            failed_syncs: on(40),
             failed_reads: on(25),
             rot: on(35),
             misdirected: on(25),
