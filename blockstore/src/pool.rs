@@ -17,6 +17,8 @@ pub struct Placement {
     pub ring: u64,
     /// Peers to pass over, because they did not answer when the window was committed.
     pub excluded: Vec<PeerId>,
+    /// How many peers hold each block, where the volume asks for another number than the ring.
+    pub copies: Option<u32>,
 }
 
 /// Bytes for one open block.
@@ -146,13 +148,27 @@ pub trait BlockPool: Send + Sync + 'static {
         data: Bytes,
     ) -> BoxFuture<'static, Result<(), CutOff>>;
 
-    /// Deletes a block that its volume needs no more, durably, on every one of `peers`.
+    /// Deletes blocks of one volume that it needs no more, durably, on every one of `peers`, in as
+    /// many requests as it takes. A peer that has no copy has deleted it.
     fn delete(
         &self,
         peers: Vec<PeerId>,
-        block: BlockRef,
+        blocks: Vec<BlockRef>,
         epoch: Epoch,
     ) -> BoxFuture<'static, Result<(), CutOff>>;
+
+    /// Blocks of `volume` that `peer` holds, in their order behind `after`; none left when the
+    /// answer is empty.
+    fn list(
+        &self,
+        peer: PeerId,
+        volume: VolumeId,
+        after: Option<BlockRef>,
+    ) -> BoxFuture<'static, Result<Vec<(BlockRef, BlockState)>, PoolError>>;
+
+    /// Whether the peers of the present ring have so little room left that writers should take
+    /// nothing new: what they have accepted, checkpoints and garbage collection use the rest.
+    fn is_full(&self) -> bool;
 
     /// Tells `peer` that its copy of `block` failed a check: it verifies it and fetches a good one.
     fn suspect(&self, peer: PeerId, block: BlockRef);
