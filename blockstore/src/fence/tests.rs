@@ -199,7 +199,6 @@ fn a_restart_after_a_failed_sync_does_not_believe_the_cache() {
         let options = MfileOptions { block_size: 512, capacity_bytes: 512 };
         Mfile::open(identity(&disk).unwrap(), options).unwrap();
         let table = open(&disk).unwrap();
-        table.raise(volume(1), Epoch(1)).unwrap();
         disk.fail(2, Fault::Io);
         table.raise(volume(1), Epoch(2)).unwrap_err();
         drop(table);
