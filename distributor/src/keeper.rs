@@ -11,7 +11,8 @@
 //!   holders that follow different rings never drop a block in favour of each other.
 //!
 //! Requests of epoch 0 come from daemons that repair. They fill gaps and settle what a crash left;
-//! they cannot append, delete or fence.
+//! they cannot append, delete or fence, and add no copy where only the [reserve](crate::space) is
+//! left.
 
 mod content;
 #[cfg(test)]
@@ -31,7 +32,7 @@ use torus_metadata::RingVersion;
 use crate::lock::{lock, read, write};
 use crate::progress::Progress;
 use crate::protocol::BATCH_BLOCKS;
-use crate::{Refusal, Request, Response, StateQuery, Status};
+use crate::{Refusal, Request, Response, StateQuery, Status, Usage};
 
 /// The owner that repairs: no writer's.
 pub(crate) const NOBODY: Epoch = Epoch(0);
@@ -107,7 +108,6 @@ impl Keeper {
                 now(Response::Done)
             }
             Request::Status => now(Response::Status(self.status())),
-            Request::Ping => now(Response::Done),
         }
     }
 
@@ -118,7 +118,7 @@ impl Keeper {
 
     /// Whether `epoch` is new here, so that its first request waits for the disk.
     pub(crate) fn is_news(&self, volume: VolumeId, epoch: Epoch) -> bool {
-        self.fences.newest(volume) < epoch
+        !self.fences.is_raised(volume, epoch)
     }
 
     fn append(&self, append: &Append) -> Result<(Response, Due), Refusal> {
@@ -164,15 +164,19 @@ impl Keeper {
             return Err(Refusal::Invalid);
         }
         let seal = Seal::of(data);
-        let kept = match self.store.state(block) {
-            Some(BlockState::Sealed(kept)) if self.is_good(block) => Some(kept),
-            _ => None,
-        };
-        match kept {
-            Some(kept) if kept == seal => {}
-            Some(_) if epoch == NOBODY => return Err(Refusal::Sealed),
-            _ => self.store.put(block, data).map_err(refuse)?,
+        match self.store.state(block) {
+            Some(BlockState::Sealed(kept)) if self.is_good(block) => {
+                if kept == seal {
+                    return Ok((Response::Done, Due::AfterSync));
+                }
+                if epoch == NOBODY {
+                    return Err(Refusal::Sealed);
+                }
+            }
+            None if epoch == NOBODY && !self.usage().has_room() => return Err(Refusal::Full),
+            _ => {}
         }
+        self.store.put(block, data).map_err(refuse)?;
         Ok((Response::Done, Due::AfterSync))
     }
 
@@ -252,10 +256,16 @@ impl Keeper {
         content::list(&*self.store, volume, after, limit)
     }
 
+    /// How full the store is.
+    pub fn usage(&self) -> Usage {
+        Usage { used_blocks: self.store.used_blocks(), geometry: self.store.geometry() }
+    }
+
     fn status(&self) -> Status {
+        let usage = self.usage();
         let mut status = self.progress.status();
-        status.used_blocks = self.store.used_blocks();
-        status.capacity_blocks = self.store.geometry().capacity_blocks;
+        status.used_blocks = usage.used_blocks;
+        status.capacity_blocks = usage.geometry.capacity_blocks;
         status.ring = self.ring().0;
         status
     }

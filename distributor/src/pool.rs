@@ -24,6 +24,8 @@ use torus_blockstore::{
 use torus_metadata::{Answer, MetadataService, Query, RingVersion};
 
 use crate::lock::lock;
+use crate::protocol::BATCH_BLOCKS;
+use crate::space::{is_full, passed_over};
 use crate::write::{Event, ReplicatedWrite};
 use crate::{Health, PeerError, Peers, Placer, Refusal, Request, Response, View};
 
@@ -31,8 +33,11 @@ use crate::{Health, PeerError, Peers, Placer, Refusal, Request, Response, View};
 /// metadata service.
 const FIRST_WORD: Duration = Duration::from_secs(3);
 
-/// For how long a peer whose store is full, failing or far too slow gets no new blocks.
+/// For how long a peer whose store is failing or far too slow gets no new blocks.
 const AILING: Duration = Duration::from_secs(30);
+
+/// For how long one that was full gets none: by then it has said how full it is.
+const FULL: Duration = Duration::from_secs(1);
 
 /// Where the answers of a replicated operation come from.
 type Answers = FuturesUnordered<BoxFuture<'static, (PeerId, Result<Response, PeerError>)>>;
@@ -84,6 +89,28 @@ impl Distributor {
             answer.map(move |answer| (peer, answer)).boxed()
         };
         peers.iter().map(send).collect()
+    }
+
+    /// Sends requests to one peer, each when the one before was answered, the first at once; ends
+    /// with the first that fails.
+    fn ask_all(
+        &self,
+        peer: PeerId,
+        requests: Arc<[Request]>,
+    ) -> BoxFuture<'static, (PeerId, Result<Response, PeerError>)> {
+        let peers = Arc::clone(&self.shared.peers);
+        let mut sent = requests.first().map(|first| peers.request(peer, first.clone()));
+        async move {
+            for next in 1..=requests.len() {
+                let Some(answer) = sent.take() else { break };
+                if let Err(error) = answer.await {
+                    return (peer, Err(error));
+                }
+                sent = requests.get(next).map(|request| peers.request(peer, request.clone()));
+            }
+            (peer, Ok(Response::Done))
+        }
+        .boxed()
     }
 
     /// Sends to all of `peers` and waits for them.
@@ -139,16 +166,23 @@ impl Shared {
             Err(error) => {
                 // One line a request: the link says that the peer is lost, the volume what it does.
                 tracing::debug!(%peer, %error, "a peer failed a write");
-                let is_ailing = matches!(
-                    error,
-                    PeerError::TooSlow | PeerError::Refused(Refusal::Full | Refusal::Disk)
-                );
-                if is_ailing {
-                    lock(&self.ailing).insert(peer, Instant::now() + AILING);
+                let is_ailing_for = match error {
+                    PeerError::TooSlow | PeerError::Refused(Refusal::Disk) => Some(AILING),
+                    PeerError::Refused(Refusal::Full) => Some(FULL),
+                    _ => None,
+                };
+                if let Some(time) = is_ailing_for {
+                    self.note_ailing(peer, Instant::now() + time);
                 }
                 Event::Failed(peer)
             }
         }
+    }
+
+    fn note_ailing(&self, peer: PeerId, until: Instant) {
+        let mut ailing = lock(&self.ailing);
+        let known = ailing.entry(peer).or_insert(until);
+        *known = until.max(*known);
     }
 
     fn is_ailing(&self, peer: PeerId, now: Instant) -> bool {
@@ -196,13 +230,22 @@ impl Shared {
         drop(timeout(FIRST_WORD, all_known).await);
         let health = Arc::clone(&self.peers.health().borrow());
         let now = Instant::now();
-        let is_well =
-            |peer: &PeerId| health.get(peer) == Some(&Health::Up) && !self.is_ailing(*peer, now);
-        let (well, excluded): (Vec<_>, Vec<_>) = members.into_iter().partition(is_well);
-        if well.is_empty() {
+        let is_well = |peer: &PeerId| {
+            matches!(health.get(peer), Some(Health::Up { .. })) && !self.is_ailing(*peer, now)
+        };
+        let well: Vec<_> = members.iter().copied().filter(is_well).collect();
+        let well: Vec<_> = well.into_iter().map(|peer| (peer, self.peers.usage(peer))).collect();
+        let passed_over = passed_over(ring.replication(), &well);
+        let taken: BTreeSet<PeerId> = well
+            .into_iter()
+            .map(|(peer, _)| peer)
+            .filter(|peer| !passed_over.contains(peer))
+            .collect();
+        if taken.is_empty() {
             return Err(PoolError::TooFewPeers { found: 0, needed: ring.replication() });
         }
-        Ok(Placement { ring: ring.version().0, excluded })
+        let excluded = members.into_iter().filter(|peer| !taken.contains(peer)).collect();
+        Ok(Placement { ring: ring.version().0, excluded, copies: None })
     }
 }
 
@@ -230,7 +273,7 @@ impl BlockPool for Distributor {
         async move {
             let ring = shared.ring_of(RingVersion(placement.ring)).await?;
             let excluded: BTreeSet<PeerId> = placement.excluded.into_iter().collect();
-            Ok(ring.places(&block, &excluded))
+            Ok(ring.places(&block, &excluded, placement.copies))
         }
         .boxed()
     }
@@ -315,11 +358,50 @@ impl BlockPool for Distributor {
     fn delete(
         &self,
         peers: Vec<PeerId>,
-        block: BlockRef,
+        blocks: Vec<BlockRef>,
         epoch: Epoch,
     ) -> BoxFuture<'static, Result<(), CutOff>> {
-        let request = Request::Delete { epoch, blocks: vec![block] };
-        self.replicate(peers, &request, Patience::UntilAll)
+        let batches: Arc<[Request]> = blocks
+            .chunks(BATCH_BLOCKS)
+            .map(|blocks| Request::Delete { epoch, blocks: blocks.to_vec() })
+            .collect();
+        let answers = peers.iter().map(|&peer| self.ask_all(peer, Arc::clone(&batches))).collect();
+        let shared = Arc::clone(&self.shared);
+        async move {
+            shared.collect(ReplicatedWrite::new(peers), answers, Patience::UntilAll).await
+        }
+        .boxed()
+    }
+
+    fn list(
+        &self,
+        peer: PeerId,
+        volume: VolumeId,
+        after: Option<BlockRef>,
+    ) -> BoxFuture<'static, Result<Vec<(BlockRef, BlockState)>, PoolError>> {
+        #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
+        let limit = BATCH_BLOCKS as u32;
+        let request = Request::List { volume: Some(volume), after, limit };
+        let answer = self.shared.peers.request(peer, request);
+        async move {
+            match answer.await {
+                Ok(Response::Blocks(blocks)) => Ok(blocks),
+                other => Err(explain(peer, other)),
+            }
+        }
+        .boxed()
+    }
+
+    fn is_full(&self) -> bool {
+        let Some(ring) = self.shared.view.borrow().ring.clone() else { return false };
+        let peers = &self.shared.peers;
+        let health = Arc::clone(&peers.health().borrow());
+        let members = ring.ring().members.iter().map(|member| member.peer);
+        let live: Vec<_> = members
+            .filter(|peer| matches!(health.get(peer), Some(Health::Up { .. })))
+            .map(|peer| peers.usage(peer))
+            .collect();
+        is_full(ring.replication(), &live)
     }
 
     fn suspect(&self, peer: PeerId, block: BlockRef) {

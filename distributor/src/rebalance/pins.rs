@@ -1,14 +1,19 @@
-//! Which blocks must not leave this peer whatever the ring says, and which belong to nobody: what
-//! one linearizable reading of the volumes tells.
+//! Where the blocks of volumes belong, which must not leave this peer whatever the ring says, and
+//! which belong to nobody: what one linearizable reading of the volumes tells.
+//!
+//! A block is its volume's own also where clones of the volume point at it. A volume's number of
+//! copies never changes, and a deleted one never comes back: that much an old reading tells too.
 //!
 //! A block of an open window is looked for where its window names it, and nowhere else, when its
 //! volume is recovered: there its absence means that the log ends. So it stays until a checkpoint
 //! is past it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use torus_blockstore::{BlockKind, BlockRef, VolumeId};
+use torus_blockstore::{BlockKind, BlockRef, PeerId, VolumeId};
 use torus_metadata::{RingVersion, Volume, Window};
+
+use crate::Placer;
 
 /// What the metadata said of all volumes at one moment.
 pub(crate) struct Pins {
@@ -27,9 +32,21 @@ impl Pins {
         volume.get() <= self.minted && !self.volumes.contains_key(&volume)
     }
 
-    /// Whether the volume is there; neither this nor deleted: it is newer than the reading.
+    /// Whether the volume is there.
     pub(crate) fn is_known(&self, volume: VolumeId) -> bool {
         self.volumes.contains_key(&volume)
+    }
+
+    /// The places of a block in `ring`, less the excluded; `None` if its volume is not there.
+    /// Neither this nor deleted: it is newer than the reading.
+    pub(crate) fn places(
+        &self,
+        ring: &Placer,
+        block: &BlockRef,
+        excluded: &BTreeSet<PeerId>,
+    ) -> Option<Vec<PeerId>> {
+        let volume = self.volumes.get(&block.volume)?;
+        Some(ring.places(block, excluded, volume.block_spec.copies()))
     }
 
     /// Whether blocks are being written to other places than those of the ring of this version.
@@ -44,7 +61,10 @@ impl Pins {
         let volume = self.volumes.get(&block.volume);
         let is_past = volume.and_then(|volume| volume.head.as_ref()).is_some_and(|head| {
             let position = &head.position;
-            position.inode == block.inode && block.index < position.block
+            // A fresh clone's head stands in the log of another volume.
+            head.volume == block.volume
+                && position.inode == block.inode
+                && block.index < position.block
         });
         let windows = volume.map_or(&[][..], |volume| &volume.windows[..]).iter();
         windows.filter(move |window| {
