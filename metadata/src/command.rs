@@ -166,6 +166,7 @@ pub struct Applied {
 
 /// What a command gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "moved once a command")]
 pub enum Outcome {
     Done,
     Volume(Volume),
@@ -196,6 +197,7 @@ pub enum Query {
 
 /// The state's answer, with the revision at which it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "moved once a question")]
 pub enum Answer {
     /// `None` before `init`. `volumes_minted` is the highest volume ID ever given: an ID up to it
     /// that names no volume belonged to a deleted one.
@@ -229,6 +231,7 @@ pub enum Answer {
 
 /// A change, as watchers see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "the largest is by far the most frequent")]
 pub enum Event {
     Initialised(GlobalMetadata),
     PeerChanged(Peer),

@@ -28,6 +28,7 @@ use torus_blockstore::{PeerId, VolumeId};
 #[expect(
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
+    clippy::large_enum_variant,
     clippy::too_many_lines,
     reason = "generated code"
 )]

@@ -11,6 +11,7 @@ use super::{Malformed, peer_id, proto, required, volume_id};
 use crate::{Applied, AskId, Command, NodeId, Outcome, Response, Revision, SessionId, SnapshotId};
 
 impl From<Command> for proto::Command {
+    #[expect(clippy::too_many_lines, reason = "a table of the commands")]
     fn from(command: Command) -> Self {
         let kind = match command {
             Command::Init { global, ring } => {
@@ -112,6 +113,7 @@ impl From<Command> for proto::Command {
 impl TryFrom<proto::Command> for Command {
     type Error = Malformed;
 
+    #[expect(clippy::too_many_lines, reason = "a table of the commands")]
     fn try_from(command: proto::Command) -> Result<Self, Malformed> {
         Ok(match required(command.kind, "a command")? {
             Kind::Init(init) => Self::Init {
