@@ -3,6 +3,7 @@
 //! It keeps no lock while it waits for anybody, and depends on the metadata service only for rings
 //! that it has not seen yet: reads, writes and flushes go on while the service is away.
 
+mod place;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -25,19 +26,12 @@ use torus_metadata::{Answer, MetadataService, Query, RingVersion};
 
 use crate::lock::lock;
 use crate::protocol::BATCH_BLOCKS;
-use crate::space::{is_full, passed_over};
 use crate::write::{Event, ReplicatedWrite};
-use crate::{Health, PeerError, Peers, Placer, Refusal, Request, Response, View};
+use crate::{PeerError, Peers, Placer, Refusal, Request, Response, View};
 
 /// How long a placement waits for the first word of a peer that nobody has reached yet, and of the
 /// metadata service.
 const FIRST_WORD: Duration = Duration::from_secs(3);
-
-/// For how long a peer whose store is failing or far too slow gets no new blocks.
-const AILING: Duration = Duration::from_secs(30);
-
-/// For how long one that was full gets none: by then it has said how full it is.
-const FULL: Duration = Duration::from_secs(1);
 
 /// Where the answers of a replicated operation come from.
 type Answers = FuturesUnordered<BoxFuture<'static, (PeerId, Result<Response, PeerError>)>>;
@@ -166,27 +160,10 @@ impl Shared {
             Err(error) => {
                 // One line a request: the link says that the peer is lost, the volume what it does.
                 tracing::debug!(%peer, %error, "a peer failed a write");
-                let is_ailing_for = match error {
-                    PeerError::TooSlow | PeerError::Refused(Refusal::Disk) => Some(AILING),
-                    PeerError::Refused(Refusal::Full) => Some(FULL),
-                    _ => None,
-                };
-                if let Some(time) = is_ailing_for {
-                    self.note_ailing(peer, Instant::now() + time);
-                }
+                self.note_failure(peer, &error);
                 Event::Failed(peer)
             }
         }
-    }
-
-    fn note_ailing(&self, peer: PeerId, until: Instant) {
-        let mut ailing = lock(&self.ailing);
-        let known = ailing.entry(peer).or_insert(until);
-        *known = until.max(*known);
-    }
-
-    fn is_ailing(&self, peer: PeerId, now: Instant) -> bool {
-        lock(&self.ailing).get(&peer).is_some_and(|&until| now < until)
     }
 
     /// The present ring, waited for if this process has not read it yet.
@@ -215,37 +192,6 @@ impl Shared {
         let placer = Arc::new(Placer::new(&ring));
         lock(&self.rings).insert(version, Arc::clone(&placer));
         Ok(placer)
-    }
-
-    async fn place_now(&self) -> Result<Placement, PoolError> {
-        let Some(ring) = self.ring().await else {
-            return Err(PoolError::UnknownRing { version: 0 });
-        };
-        let members: Vec<PeerId> = ring.ring().members.iter().map(|member| member.peer).collect();
-        let mut health = self.peers.health();
-        let all_known = health.wait_for(|health| {
-            members.iter().all(|peer| !matches!(health.get(peer), None | Some(Health::Unknown)))
-        });
-        // A peer that says nothing for so long is as good as down.
-        drop(timeout(FIRST_WORD, all_known).await);
-        let health = Arc::clone(&self.peers.health().borrow());
-        let now = Instant::now();
-        let is_well = |peer: &PeerId| {
-            matches!(health.get(peer), Some(Health::Up { .. })) && !self.is_ailing(*peer, now)
-        };
-        let well: Vec<_> = members.iter().copied().filter(is_well).collect();
-        let well: Vec<_> = well.into_iter().map(|peer| (peer, self.peers.usage(peer))).collect();
-        let passed_over = passed_over(ring.replication(), &well);
-        let taken: BTreeSet<PeerId> = well
-            .into_iter()
-            .map(|(peer, _)| peer)
-            .filter(|peer| !passed_over.contains(peer))
-            .collect();
-        if taken.is_empty() {
-            return Err(PoolError::TooFewPeers { found: 0, needed: ring.replication() });
-        }
-        let excluded = members.into_iter().filter(|peer| !taken.contains(peer)).collect();
-        Ok(Placement { ring: ring.version().0, excluded, copies: None })
     }
 }
 
@@ -393,15 +339,7 @@ impl BlockPool for Distributor {
     }
 
     fn is_full(&self) -> bool {
-        let Some(ring) = self.shared.view.borrow().ring.clone() else { return false };
-        let peers = &self.shared.peers;
-        let health = Arc::clone(&peers.health().borrow());
-        let members = ring.ring().members.iter().map(|member| member.peer);
-        let live: Vec<_> = members
-            .filter(|peer| matches!(health.get(peer), Some(Health::Up { .. })))
-            .map(|peer| peers.usage(peer))
-            .collect();
-        is_full(ring.replication(), &live)
+        self.shared.is_full()
     }
 
     fn suspect(&self, peer: PeerId, block: BlockRef) {

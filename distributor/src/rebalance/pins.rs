@@ -76,3 +76,55 @@ impl Pins {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{block, volume};
+    use torus_blockstore::{BlockIndex, BlockSpec, Epoch, INodeIndex};
+    use torus_metadata::{Head, LogPosition, SnapshotId};
+
+    /// Volume 1 with a window of blocks 0 to 7 and a head before block 4 of volume `owner`'s log.
+    fn example(owner: u64) -> Volume {
+        let inode = block(1).inode;
+        let position = LogPosition { inode, block: BlockIndex(4), offset: 0 };
+        let head = Head { volume: volume(owner), inode, blocks: 1, epoch: Epoch(1), position };
+        let window = Window {
+            epoch: Epoch(1),
+            inode,
+            ring: RingVersion(2),
+            excluded: BTreeSet::new(),
+            first: BlockIndex(0),
+            count: 8,
+            after: None,
+        };
+        Volume {
+            id: volume(1),
+            name: "disk".to_owned(),
+            size: 1 << 20,
+            block_spec: BlockSpec::default(),
+            inode_index: INodeIndex(2),
+            head: Some(head),
+            windows: vec![window],
+            epoch: Epoch(1),
+            lock: None,
+            snapshots_minted: SnapshotId(0),
+            snapshots: Vec::new(),
+            parent: None,
+            retired: Vec::new(),
+            asks: Vec::new(),
+            answers: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn only_a_head_of_the_volumes_own_is_past_a_block() {
+        let counts = |owner| {
+            let pins = Pins::new(vec![example(owner)], 1);
+            [3, 4, 8].map(|index| pins.windows_of(&block(index)).count())
+        };
+        assert_eq!(counts(1), [0, 1, 0]);
+        // A clone that has made no checkpoint: the position is one in its parent's log.
+        assert_eq!(counts(2), [1, 1, 0]);
+    }
+}
