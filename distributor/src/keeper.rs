@@ -11,8 +11,8 @@
 //!   holders that follow different rings never drop a block in favour of each other.
 //!
 //! Requests of epoch 0 come from daemons that repair. They fill gaps and settle what a crash left;
-//! they cannot append, delete or fence, and add no copy where only the [reserve](crate::space) is
-//! left.
+//! they cannot append, delete or fence, and add no copy where only the reserve of the store is left
+//! (see `space`).
 
 mod content;
 #[cfg(test)]
@@ -25,7 +25,8 @@ use bytes::Bytes;
 pub(crate) use content::answer_length;
 use tokio::sync::Notify;
 use torus_blockstore::{
-    Admission, Append, BlockRef, BlockState, BlockStore, Epoch, Error, FenceTable, Seal, VolumeId,
+    Admission, Append, BlockKind, BlockRef, BlockState, BlockStore, Epoch, Error, FenceTable, Seal,
+    VolumeId,
 };
 use torus_metadata::RingVersion;
 
@@ -129,14 +130,21 @@ impl Keeper {
         match &append.data[..] {
             [] => self.expect_length(append.block, append.offset)?,
             [part] if part.is_empty() => self.expect_length(append.block, append.offset)?,
-            [part] => self.store.append(append.block, append.offset, part).map_err(refuse)?,
+            [part] => self.append_bytes(append, part)?,
             // One write of the whole is less work for the disk than many small ones.
-            parts => {
-                let whole = parts.concat();
-                self.store.append(append.block, append.offset, &whole).map_err(refuse)?;
-            }
+            parts => self.append_bytes(append, &parts.concat())?,
         }
         Ok((Response::Done, if append.sync { Due::AfterSync } else { Due::Now }))
+    }
+
+    /// The last of the reserve is for checkpoints, which let data be deleted: no block is begun there.
+    fn append_bytes(&self, append: &Append, bytes: &[u8]) -> Result<(), Refusal> {
+        let Append { block, offset, .. } = *append;
+        let begins = offset == 0 && block.kind == BlockKind::Data;
+        if begins && self.store.state(block).is_none() && self.usage().is_spent() {
+            return Err(Refusal::Full);
+        }
+        self.store.append(block, offset, bytes).map_err(refuse)
     }
 
     /// A sync without bytes vouches for those before it, so they must be here.

@@ -3,12 +3,13 @@
 //! Every peer keeps a *reserve* of its store. Checkpoints and garbage collection need some room
 //! before they free more, and what was accepted from clients has to go somewhere:
 //!
-//! | free blocks                | repair and rebalancing  | writers                                 |
-//! |----------------------------|-------------------------|-----------------------------------------|
-//! | above the reserve          | may add copies          | may place blocks                        |
-//! | in the reserve             | only replace bad copies | may place blocks; the peer has no room  |
-//! | in its last quarter        |                         | pass over it, while enough others remain |
-//! | none                       |                         | pass over it                            |
+//! | free blocks         | the peer takes                               | new blocks are placed there |
+//! |---------------------|----------------------------------------------|-----------------------------|
+//! | above the reserve   | everything                                   | yes                         |
+//! | in the reserve      | no copies that repair or rebalancing add     | yes                         |
+//! | in its last quarter | of writers only whole blocks: no data is     | if there are too few others |
+//! |                     | begun, but checkpoints and recovery go on    |                             |
+//! | none                | what needs no block                          | no                          |
 //!
 //! When too few peers have room the cluster is full, and writers take nothing new: what is left of
 //! the reserves is for what they hold already.
@@ -57,7 +58,7 @@ impl Usage {
     }
 
     /// Whether (nearly) all of the reserve is in use.
-    fn is_spent(&self) -> bool {
+    pub(crate) fn is_spent(&self) -> bool {
         self.free_blocks() <= reserve_blocks(self.geometry) / SPENT_PART
     }
 }

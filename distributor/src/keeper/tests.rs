@@ -3,7 +3,8 @@
 use expect_test::{Expect, expect};
 use std::sync::Arc;
 use torus_blockstore::{
-    Append, BlockStore, ByteRange, Epoch, FenceTable, Mfile, MfileOptions, PeerIdentity, Seal,
+    Append, BlockKind, BlockRef, BlockStore, ByteRange, Epoch, FenceTable, Mfile, MfileOptions,
+    PeerIdentity, Seal,
 };
 use torus_metadata::RingVersion;
 
@@ -182,6 +183,30 @@ fn the_reserve_is_for_writers() {
     lock(&store.rotten).insert(block(3));
     check(&keeper, put_at(3, 0), expect!["Done AfterSync"]);
     check(&keeper, put_at(4, 0), expect!["Done AfterSync"]);
+}
+
+#[test]
+fn the_last_of_the_reserve_is_for_checkpoints() {
+    // Forty blocks: ten are the reserve, and two its last quarter.
+    let store = Rigged::new(40);
+    let keeper = Keeper::new(Arc::clone(&store) as _, Arc::new(FenceTable::in_memory()));
+    for index in 2..=37 {
+        check(&keeper, put_at(index, 1), expect!["Done AfterSync"]);
+    }
+    let begin = |block: BlockRef| {
+        let data = vec!["abc".into()];
+        Request::Append(Append { block, epoch: Epoch(1), offset: 0, data, sync: true })
+    };
+    check(&keeper, begin(block(1)), expect!["Done AfterSync"]);
+    check(&keeper, append(1, 3, "def", true), expect!["Done AfterSync"]);
+    assert_eq!(keeper.usage().free_blocks(), 3);
+    check(&keeper, begin(block(38)), expect!["Done AfterSync"]);
+    check(&keeper, begin(block(39)), expect!["Full"]);
+    check(&keeper, append(1, 6, "ghi", true), expect!["Done AfterSync"]);
+    check(&keeper, put_at(39, 1), expect!["Done AfterSync"]);
+    let inode = BlockRef { kind: BlockKind::INode, ..block(40) };
+    check(&keeper, begin(inode), expect!["Done AfterSync"]);
+    check(&keeper, put_at(41, 1), expect!["Full"]);
 }
 
 #[test]
