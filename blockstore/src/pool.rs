@@ -9,15 +9,16 @@ use futures::future::BoxFuture;
 
 use crate::{BlockRef, BlockState, Epoch, PeerId, Seal, VolumeId};
 
-/// Where the blocks of a window go: the first peers, as many as the ring's replication, of the
-/// ring's permutation for each block, less the excluded ones.
+/// Where the blocks of a window go: the first peers, as many as there are to be copies, of the ring's
+/// permutation for each block, less the excluded ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
     /// Version of the ring that was current when the window was committed.
     pub ring: u64,
-    /// Peers to pass over, because they did not answer when the window was committed.
+    /// Peers to pass over, because they did not answer or were full when the window was committed.
     pub excluded: Vec<PeerId>,
-    /// How many peers hold each block, where the volume asks for another number than the ring.
+    /// How many peers hold each block, where the volume's block spec asks for a number of its own; no
+    /// more than the ring has. `None`: the ring's replication.
     pub copies: Option<u32>,
 }
 
@@ -86,8 +87,8 @@ pub trait BlockPool: Send + Sync + 'static {
     /// known. A placement may name fewer: whether they are enough is for the writer to say.
     fn replication(&self) -> u32;
 
-    /// A placement in the present ring that passes over the peers that do not answer now, if
-    /// enough remain.
+    /// A placement in the present ring that passes over the peers that do not answer, fail or are full
+    /// now. It names no number of copies: the volume puts in its own.
     fn place_now(&self) -> BoxFuture<'static, Result<Placement, PoolError>>;
 
     /// The peers that may hold `block` under `placement`: those and no others.
@@ -167,7 +168,8 @@ pub trait BlockPool: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<Vec<(BlockRef, BlockState)>, PoolError>>;
 
     /// Whether the peers of the present ring have so little room left that writers should take
-    /// nothing new: what they have accepted, checkpoints and garbage collection use the rest.
+    /// nothing new: what they have accepted, checkpoints and garbage collection use the rest. Of the
+    /// last second; cheap.
     fn is_full(&self) -> bool;
 
     /// Tells `peer` that its copy of `block` failed a check: it verifies it and fetches a good one.
