@@ -388,8 +388,7 @@ mod tests {
         }
         service.set_reachable(false);
         tasks.join_all().await;
-        let heard = heard.lock().unwrap().clone();
-        heard
+        std::mem::take(&mut *heard.lock().unwrap())
     }
 
     #[test]
