@@ -10,19 +10,19 @@ use crate::{
     SnapshotId, Task, Volume, Window,
 };
 
-pub(super) fn peers() -> impl Strategy<Value = PeerId> {
+fn peers() -> impl Strategy<Value = PeerId> {
     any::<u128>().prop_map(fixtures::peer_id)
 }
 
-pub(super) fn volume_ids() -> impl Strategy<Value = VolumeId> {
+fn volume_ids() -> impl Strategy<Value = VolumeId> {
     (1u64..1 << 40).prop_map(|raw| VolumeId::new(raw).unwrap())
 }
 
-pub(super) fn specs() -> impl Strategy<Value = BlockSpec> {
+fn specs() -> impl Strategy<Value = BlockSpec> {
     prop_oneof![Just("crc"), Just("base"), Just("crc,rep=3")].prop_map(|text| text.parse().unwrap())
 }
 
-pub(super) fn positions() -> impl Strategy<Value = LogPosition> {
+fn positions() -> impl Strategy<Value = LogPosition> {
     any::<(u64, u64, u32)>().prop_map(|(inode, block, offset)| LogPosition {
         inode: INodeIndex(inode),
         block: BlockIndex(block),
@@ -31,7 +31,7 @@ pub(super) fn positions() -> impl Strategy<Value = LogPosition> {
 }
 
 prop_compose! {
-    pub(super) fn heads()(
+    fn heads()(
         volume in volume_ids(),
         numbers: (u64, u64, u64),
         position in positions(),
@@ -42,7 +42,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    pub(super) fn snapshots()(
+    fn snapshots()(
         numbers: (u64, u64, u64),
         name in "[a-z]{0,4}",
         head in heads(),
@@ -54,7 +54,7 @@ prop_compose! {
     }
 }
 
-pub(super) fn tasks() -> impl Strategy<Value = Task> {
+fn tasks() -> impl Strategy<Value = Task> {
     prop_oneof![
         (".*", any::<u64>()).prop_map(|(name, created_ms)| Task::Snapshot { name, created_ms }),
         any::<(u64, bool)>().prop_map(|(size, discard)| Task::Resize { size, discard }),
@@ -63,7 +63,7 @@ pub(super) fn tasks() -> impl Strategy<Value = Task> {
 }
 
 prop_compose! {
-    pub(super) fn asks()(
+    fn asks()(
         id: u64,
         task in tasks(),
         group in proptest::collection::vec(volume_ids(), 0..3),
@@ -72,12 +72,12 @@ prop_compose! {
     }
 }
 
-pub(super) fn ask_answers() -> impl Strategy<Value = AskAnswer> {
+fn ask_answers() -> impl Strategy<Value = AskAnswer> {
     let error = proptest::option::of(".*");
     (any::<u64>(), error).prop_map(|(id, error)| AskAnswer { id: AskId(id), error })
 }
 
-pub(super) fn parents() -> impl Strategy<Value = Parent> {
+fn parents() -> impl Strategy<Value = Parent> {
     (volume_ids(), any::<(u64, bool)>()).prop_map(|(volume, (snapshot, needed_by_head))| Parent {
         volume,
         snapshot: SnapshotId(snapshot),
@@ -86,7 +86,7 @@ pub(super) fn parents() -> impl Strategy<Value = Parent> {
 }
 
 prop_compose! {
-    pub(super) fn windows()(
+    fn windows()(
         numbers: (u64, u64, u64, u64, u64),
         excluded in proptest::collection::btree_set(peers(), 0..3),
         after in proptest::option::of(positions()),
@@ -147,7 +147,7 @@ prop_compose! {
     }
 }
 
-pub(super) fn kinds() -> impl Strategy<Value = RingKind> {
+fn kinds() -> impl Strategy<Value = RingKind> {
     prop_oneof![
         Just(RingKind::Empty),
         Just(RingKind::Single),
@@ -228,7 +228,7 @@ pub(super) fn commands() -> impl Strategy<Value = Command> {
 }
 
 /// Commands about snapshots and clones that anyone gives.
-pub(super) fn anyones_commands() -> impl Strategy<Value = Command> {
+fn anyones_commands() -> impl Strategy<Value = Command> {
     let id = volume_ids;
     let n = any::<u64>;
     let maybe = || proptest::option::of(any::<u64>());
@@ -255,7 +255,7 @@ pub(super) fn anyones_commands() -> impl Strategy<Value = Command> {
 }
 
 /// Commands about snapshots and clones that only a volume's writer gives.
-pub(super) fn writers_commands() -> impl Strategy<Value = Command> {
+fn writers_commands() -> impl Strategy<Value = Command> {
     let id = volume_ids;
     let n = any::<u64>;
     let epoch = || any::<u64>().prop_map(Epoch);
@@ -326,7 +326,7 @@ pub(super) fn refusals() -> impl Strategy<Value = Refusal> {
     ]
 }
 
-pub(super) fn refusals_about_snapshots() -> impl Strategy<Value = Refusal> {
+fn refusals_about_snapshots() -> impl Strategy<Value = Refusal> {
     let n = any::<u64>;
     prop_oneof![
         (".*", ".*").prop_map(|(volume, snapshot)| Refusal::SnapshotExists { volume, snapshot }),
