@@ -9,3 +9,4 @@ pub mod failure;
 pub mod interrupt;
 pub mod logging;
 pub mod size;
+pub mod stream;
