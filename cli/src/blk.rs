@@ -1,7 +1,6 @@
 //! Volumes for clients: `torusblk`.
 
 mod attach;
-mod cluster;
 mod exports;
 mod serve;
 

@@ -9,7 +9,7 @@ use torus_metadata::{Answer, Error as MetadataError, Query, Refusal};
 use torus_nbd::{Errno, Export, ExportError, ExportInfo, Exports, Extent, OpenError, ReadData};
 use torus_volume::{Error, OpenError as VolumeError, Options, Services, Volume, open};
 
-use super::cluster::owner;
+use crate::connection::owner;
 
 /// All volumes of the cluster, or those that were named.
 pub(super) struct VolumeExports {
@@ -44,7 +44,8 @@ impl VolumeExports {
                 Arc::clone(volume)
             }
             None => {
-                let opened = open(self.services.clone(), name, Options::new(owner())).await?;
+                let opened =
+                    open(self.services.clone(), name, Options::new(owner("torusblk"))).await?;
                 let volume = Arc::new(opened);
                 *held = Some((Arc::clone(&volume), 1));
                 tracing::info!(volume = name, "opened");

@@ -17,7 +17,7 @@
 use bytes::Bytes;
 
 /// The most data in a chunk: what a reader holds in memory.
-pub const MAX_DATA: usize = 4 << 20;
+pub const MAX_DATA: usize = 1 << 20;
 
 const DATA: u32 = 1;
 const ZERO: u32 = 2;
@@ -30,6 +30,16 @@ pub enum Chunk {
     Data { offset: u64, data: Bytes },
     /// The range is zero.
     Zero { offset: u64, length: u64 },
+}
+
+impl Chunk {
+    /// Where its range ends, in bytes of the volume.
+    pub fn end(&self) -> u64 {
+        match self {
+            Self::Data { offset, data } => offset + data.len() as u64,
+            Self::Zero { offset, length } => offset + length,
+        }
+    }
 }
 
 /// The fixed part of a chunk.

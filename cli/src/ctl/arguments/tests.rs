@@ -28,9 +28,7 @@ fn the_seeds_commands_are_understood() {
     check("peer add --all-peers", expect!["Peer(Add { peers: [], all_peers: true })"]);
     check(
         "volume create-block myVolume 10GiB",
-        expect![[
-            r#"Volume(CreateBlock(NewVolume { name: "myVolume", size: Bytes(10737418240) }))"#
-        ]],
+        expect![[r#"Volume(CreateBlock(NewVolume { name: "myVolume", size: Bytes(10737418240), layers: Layers { block_spec: None, replication: None } }))"#]],
     );
 }
 
@@ -90,11 +88,11 @@ fn every_command_is_understood() {
     );
     check(
         "block create disk 1TiB",
-        expect![[r#"Block(Create(NewVolume { name: "disk", size: Bytes(1099511627776) }))"#]],
+        expect![[r#"Block(Create(NewVolume { name: "disk", size: Bytes(1099511627776), layers: Layers { block_spec: None, replication: None } }))"#]],
     );
     check("volume list", expect!["Volume(List)"]);
     check("volume info disk", expect![[r#"Volume(Info { name: "disk" })"#]]);
-    check("volume delete disk", expect![[r#"Volume(Delete { name: "disk" })"#]]);
+    check("volume delete disk", expect![[r#"Volume(Delete { name: "disk", force: false })"#]]);
     check("status", expect!["Status"]);
     check("version", expect!["Version"]);
     check("completion bash", expect!["Completion { shell: Bash }"]);
