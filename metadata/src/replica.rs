@@ -121,14 +121,16 @@ fn watch_stream(
                     }
                 }
             }
+            // In order, so that the same run of a simulation goes the same way; the rarest first.
             let item = tokio::select! {
+                biased;
+                error = &mut cut => Err(error),
+                // All up to `from` was sent, whatever has been applied since.
+                _ = progress.tick() => Ok(WatchItem::Progress(from)),
                 changed = revisions.changed() => match changed {
                     Ok(()) => continue,
                     Err(_) => return,
                 },
-                // All up to `from` was sent, whatever has been applied since.
-                _ = progress.tick() => Ok(WatchItem::Progress(from)),
-                error = &mut cut => Err(error),
             };
             let ended = item.is_err();
             yield item;
