@@ -8,7 +8,7 @@ use torus_distributor::{Distributor, Follower, Peers, TcpPeers, Volumes};
 use torus_metadata::{
     Answer, Client, Error as MetadataError, GlobalMetadata, MetadataService, Query,
 };
-use torus_volume::Services;
+use torus_volume::{Groups, Services};
 
 use crate::failure::Failure;
 
@@ -42,7 +42,8 @@ impl Connection {
             peers,
             follower.view(),
         ));
-        Ok(Self { services: Services { pool, meta }, global, _follower: follower })
+        let services = Services { pool, meta, groups: Groups::default() };
+        Ok(Self { services, global, _follower: follower })
     }
 }
 

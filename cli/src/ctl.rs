@@ -76,3 +76,10 @@ fn completion(shell: Shell) -> Report {
     let json = json!({ "shell": shell.to_string(), "script": script });
     Report::new(script, json)
 }
+
+/// Examples for the tests of other modules.
+#[cfg(test)]
+pub(crate) mod tests {
+    pub(crate) use super::snapshot::tests::with_snapshots;
+    pub(crate) use super::volume::tests::volume;
+}

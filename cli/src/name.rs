@@ -120,36 +120,63 @@ mod tests {
 
     #[test]
     fn a_snapshot_stands_behind_its_volume() {
-        check("disk", expect![[r#"
+        check(
+            "disk",
+            expect![[r#"
             Volume("disk")
-            "disk" names no snapshot; write VOLUME@SNAPSHOT"#]]);
-        check("disk@monday", expect![[r#"
+            "disk" names no snapshot; write VOLUME@SNAPSHOT"#]],
+        );
+        check(
+            "disk@monday",
+            expect![[r#"
             Snapshot(SnapshotName { volume: "disk", snapshot: "monday" })
-            disk@monday"#]]);
+            disk@monday"#]],
+        );
     }
 
     #[test]
     fn what_is_missing_is_named() {
-        check("", expect![[r#"
+        check(
+            "",
+            expect![[r#"
             "" (empty) names no volume; write VOLUME@SNAPSHOT
-            "" (empty) names no volume; write VOLUME@SNAPSHOT"#]]);
-        check("disk@", expect![[r#"
+            "" (empty) names no volume; write VOLUME@SNAPSHOT"#]],
+        );
+        check(
+            "disk@",
+            expect![[r#"
             "disk@" names no snapshot; write VOLUME@SNAPSHOT
-            "disk@" names no snapshot; write VOLUME@SNAPSHOT"#]]);
-        check("@monday", expect![[r#"
+            "disk@" names no snapshot; write VOLUME@SNAPSHOT"#]],
+        );
+        check(
+            "@monday",
+            expect![[r#"
             "@monday" names no volume; write VOLUME@SNAPSHOT
-            "@monday" names no volume; write VOLUME@SNAPSHOT"#]]);
-        check("@", expect![[r#"
+            "@monday" names no volume; write VOLUME@SNAPSHOT"#]],
+        );
+        check(
+            "@",
+            expect![[r#"
             "@" names no volume; write VOLUME@SNAPSHOT
-            "@" names no volume; write VOLUME@SNAPSHOT"#]]);
-        check("disk@a@b", expect![[r#"
+            "@" names no volume; write VOLUME@SNAPSHOT"#]],
+        );
+        check(
+            "disk@a@b",
+            expect![[r#"
             "disk@a@b" has more than one @; write VOLUME@SNAPSHOT
-            "disk@a@b" has more than one @; write VOLUME@SNAPSHOT"#]]);
-        check("disk@@", expect![[r#"
+            "disk@a@b" has more than one @; write VOLUME@SNAPSHOT"#]],
+        );
+        check(
+            "disk@@",
+            expect![[r#"
             "disk@@" has more than one @; write VOLUME@SNAPSHOT
-            "disk@@" has more than one @; write VOLUME@SNAPSHOT"#]]);
-        check(&"x".repeat(300), expect![[r#"
+            "disk@@" has more than one @; write VOLUME@SNAPSHOT"#]],
+        );
+        check(
+            &"x".repeat(300),
+            expect![[r#"
             Volume("xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx")
-            "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"… (300 characters) names no snapshot; write VOLUME@SNAPSHOT"#]]);
+            "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"… (300 characters) names no snapshot; write VOLUME@SNAPSHOT"#]],
+        );
     }
 }

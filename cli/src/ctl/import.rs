@@ -213,7 +213,11 @@ mod tests {
     fn the_size_is_that_of_the_image_or_more() {
         check(Some(5000), None, expect!["5000"]);
         check(Some(5000), Some(1 << 20), expect!["1048576"]);
-        check(Some(5000), Some(4096), expect!["--size 4.0 KiB is less than the image has, 5000 bytes; leave it out"]);
+        check(
+            Some(5000),
+            Some(4096),
+            expect!["--size 4.0 KiB is less than the image has, 5000 bytes; leave it out"],
+        );
         check(Some(0), None, expect!["the image is empty; give a --size"]);
         check(Some(0), Some(4096), expect!["4096"]);
         check(None, Some(4096), expect!["4096"]);
@@ -227,7 +231,8 @@ mod tests {
         let report = report("disk", &imported, Duration::from_secs(4));
         expect![[r#"
             Imported disk@mon of 10.0 GiB: 1.0 GiB of data in 4.0 s, 256 MiB/s.
-        "#]].assert_eq(&report.text);
+        "#]]
+        .assert_eq(&report.text);
         expect![[r#"{"bytes":1073741824,"holes":9663676416,"seconds":4.0,"size":10737418240,"snapshot":"mon","volume":"disk"}"#]].assert_eq(&report.json.to_string());
     }
 }

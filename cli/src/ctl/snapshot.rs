@@ -96,14 +96,8 @@ async fn restore(cluster: &Cluster, name: &SnapshotName) -> Result<Report, Failu
     let (_, snapshot) = find_snapshot(cluster, name).await?;
     let stop = interrupt::token()?;
     let connection = cluster.connect_for_blocks().await?;
-    let opening = stop.run_until_cancelled(storage::open(&connection, &name.volume));
-    let volume = opening.await.ok_or_else(interrupted)?.map_err(storage::cannot_open)?;
-    let restored = volume.restore(snapshot.id).await;
-    if let Err(error) = restored {
-        storage::abandon(&volume).await;
-        return Err(error.into());
-    }
-    volume.close().await?;
+    let restoring = stop.run_until_cancelled(storage::restore(&connection, name));
+    restoring.await.ok_or_else(interrupted)?.map_err(storage::cannot_open)?;
     let text = format!("Volume {} is as it was in {name}.\n", name.volume);
     Ok(Report::new(text, json!({ "restored": name.to_string(), "size": snapshot.size })))
 }
@@ -158,7 +152,7 @@ pub(super) mod tests {
     use torus_metadata::{Head, LogPosition, Parent, SessionId, SnapshotId};
 
     /// A volume with two snapshots of 10 GiB.
-    pub(in crate::ctl) fn with_snapshots(id: u64, name: &str) -> Volume {
+    pub(crate) fn with_snapshots(id: u64, name: &str) -> Volume {
         let mut volume = volume(id, name, None);
         let position = LogPosition { inode: INodeIndex(1), block: BlockIndex(0), offset: 0 };
         let head =
@@ -202,10 +196,23 @@ pub(super) mod tests {
     fn snapshots_of_one_instant_have_one_name() {
         check_of(&["disk@mon"], expect!["mon"]);
         check_of(&["disk@mon", "log@mon"], expect!["mon"]);
-        check_of(&["disk@mon", "log@tue"], expect![[r#"snapshots of one instant have one name, not "mon" and "tue""#]]);
+        check_of(
+            &["disk@mon", "log@tue"],
+            expect![[r#"snapshots of one instant have one name, not "mon" and "tue""#]],
+        );
         check_of(&["disk@mon", "disk@mon"], expect![[r#"volume "disk" stands twice"#]]);
-        check_of(&["disk@a b"], expect![[r#"snapshot "a b": the snapshot name is not valid: only A-Z, a-z, 0-9, '.', '_' and '-' may stand in it"#]]);
-        check_of(&["disk@-mon"], expect![[r#"snapshot "-mon": the snapshot name is not valid: it must not start with '-' or '.'"#]]);
+        check_of(
+            &["disk@a b"],
+            expect![[
+                r#"snapshot "a b": the snapshot name is not valid: only A-Z, a-z, 0-9, '.', '_' and '-' may stand in it"#
+            ]],
+        );
+        check_of(
+            &["disk@-mon"],
+            expect![[
+                r#"snapshot "-mon": the snapshot name is not valid: it must not start with '-' or '.'"#
+            ]],
+        );
         check_of(&[], expect!["name a snapshot to take"]);
     }
 
@@ -218,7 +225,8 @@ pub(super) mod tests {
             SNAPSHOT      SIZE  CREATED                  READERS  CLONES
             disk@mon  10.0 GiB  2023-11-14 22:13:20 UTC        0  copy other
             disk@tue  10.0 GiB  2023-11-14 22:13:20 UTC        1
-        "#]].assert_eq(&list(&disk, &volumes));
+        "#]]
+        .assert_eq(&list(&disk, &volumes));
         expect![[r#"{"clones":["copy","other"],"created":"2023-11-14 22:13:20 UTC","created_ms":1700000000001,"id":1,"name":"mon","readers":0,"size":10737418240}"#]].assert_eq(&facts(&disk, &disk.snapshots[0], &volumes).to_string());
     }
 }

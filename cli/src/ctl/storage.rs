@@ -175,6 +175,12 @@ pub(super) async fn open_snapshot(
     torus_volume::open_snapshot(services, &name.volume, &name.snapshot, options).await
 }
 
+/// Makes a volume, which nobody may have open, what a snapshot of it holds.
+pub(super) async fn restore(connection: &Connection, name: &SnapshotName) -> Result<(), OpenError> {
+    let (services, options) = (connection.services.clone(), Options::new(owner("torusctl")));
+    torus_volume::restore(services, &name.volume, &name.snapshot, options).await
+}
+
 /// Why a volume could not be opened by a command that needs it for itself.
 pub(super) fn cannot_open(error: OpenError) -> Failure {
     match error {

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use serde_json::{Value, json};
 use torus_volume::PAGE;
 
@@ -16,6 +16,9 @@ pub(super) const PIECE: usize = 256 << 10;
 /// So many are under way at once.
 pub(super) const IN_FLIGHT: usize = 64;
 const _: () = assert!(PIECE <= MAX_DATA && PIECE.is_multiple_of(PAGE as usize));
+
+/// So much of a volume's map is looked at in one go.
+pub(super) const WINDOW: u32 = 1 << 30;
 
 const ZEROES: [u8; PAGE as usize] = [0; PAGE as usize];
 
@@ -52,6 +55,29 @@ fn owned(data: &Bytes, from: usize, to: usize) -> Bytes {
     match to - from == data.len() {
         true => data.clone(),
         false => Bytes::copy_from_slice(&data[from..to]),
+    }
+}
+
+/// Cuts a range into pieces that do not cross multiples of [`PIECE`]: offsets and lengths.
+pub(super) fn pieces(offset: u64, length: u64) -> impl Iterator<Item = (u64, u32)> {
+    let (mut at, end, piece) = (offset, offset + length, PIECE as u64);
+    std::iter::from_fn(move || {
+        let length = (end - at).min(piece - at % piece);
+        let offset = at;
+        at += length;
+        u32::try_from(length).ok().filter(|length| *length > 0).map(|length| (offset, length))
+    })
+}
+
+/// Pieces that stand one after another, as one.
+pub(super) fn whole(pieces: Vec<Bytes>) -> Bytes {
+    match <[Bytes; 1]>::try_from(pieces) {
+        Ok([piece]) => piece,
+        Err(pieces) => {
+            let mut data = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
+            pieces.iter().for_each(|piece| data.extend_from_slice(piece));
+            data.freeze()
+        }
     }
 }
 
@@ -131,6 +157,24 @@ mod tests {
         let chunks = sift(0, &Bytes::from_static(&[0, 0, 1]));
         assert_eq!(chunks, [Chunk::Data { offset: 0, data: Bytes::from_static(&[0, 0, 1]) }]);
         assert_eq!(sift(5, &Bytes::from_static(&[0; 3])), [Chunk::Zero { offset: 5, length: 3 }]);
+    }
+
+    #[test]
+    fn pieces_are_aligned() {
+        let piece = PIECE as u64;
+        assert_eq!(pieces(0, 4096).collect::<Vec<_>>(), [(0, 4096)]);
+        assert_eq!(
+            pieces(piece - 4096, piece + 8192).collect::<Vec<_>>(),
+            [(piece - 4096, 4096), (piece, 256 << 10), (2 * piece, 4096)]
+        );
+        assert_eq!(pieces(7, 0).count(), 0);
+    }
+
+    #[test]
+    fn pieces_are_put_together() {
+        let pieces = [&b"to"[..], b"", b"rus"].map(Bytes::from_static);
+        assert_eq!(whole(pieces.to_vec()), "torus");
+        assert_eq!(whole(vec![]), "");
     }
 
     #[test]

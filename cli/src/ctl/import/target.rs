@@ -1,16 +1,20 @@
 //! The volume that an import fills: a new one, or one that gets what changed.
 
+mod compare;
+
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use torus_blockstore::BlockSpec;
 use torus_metadata::{Command, Refusal, Snapshot, Volume as Metadata};
-use torus_volume::Volume;
+use torus_volume::{OpenError, Volume};
 use uuid::Uuid;
 
+use crate::connection::Connection;
 use crate::ctl::cluster::{Cluster, Refused};
 use crate::ctl::storage::{self, interrupted};
 use crate::failure::Failure;
+use crate::name::SnapshotName;
 use crate::stream::{Header, Moment};
 
 /// Stands behind the name of a volume that is being imported, before eight digits.
@@ -170,63 +174,104 @@ impl<'a> Old<'a> {
         work: impl AsyncFnOnce(&Volume) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let connection = self.cluster.connect_for_blocks().await?;
-        let opening = stop.run_until_cancelled(storage::open(&connection, self.name));
-        let volume = opening.await.ok_or_else(interrupted)?.map_err(storage::cannot_open)?;
-        if let Err(failure) = self.prepare(&volume, force).await {
-            storage::abandon(&volume).await;
-            return Err(failure);
-        }
+        let opening = stop.run_until_cancelled(self.open(&connection, force));
+        let volume = opening.await.ok_or_else(interrupted)??;
         let working = async {
             if volume.size() != to.size {
                 volume.resize(to.size, true).await?;
             }
             let done = work(&volume).await?;
             volume.flush().await?;
-            volume.snapshot(&to.name, to.created_ms).await?;
             Ok(done)
         };
         let result = stop.run_until_cancelled(working).await.ok_or_else(interrupted);
-        match result.and_then(|result| result) {
+        let result = match result.and_then(|result| result) {
+            // From here on it is too late to interrupt.
+            Ok(done) => volume
+                .snapshot(&to.name, to.created_ms)
+                .await
+                .map(|_| done)
+                .map_err(Failure::failed),
+            Err(failure) => Err(failure),
+        };
+        match result {
             Ok(done) => {
                 volume.close().await?;
                 Ok(done)
             }
-            Err(failure) => Err(self.take_back(&volume, failure).await),
+            Err(failure) => {
+                storage::abandon(&volume).await;
+                Err(self.take_back(&connection, failure).await)
+            }
         }
     }
 
-    /// Sees to it that the volume is as the base was.
-    async fn prepare(&self, volume: &Volume, force: bool) -> Result<(), Failure> {
+    /// Opens the volume as the base was.
+    async fn open(&self, connection: &Connection, force: bool) -> Result<Volume, Failure> {
+        if force {
+            let restored = storage::restore(connection, &self.base_name()).await;
+            restored.map_err(storage::cannot_open)?;
+        }
+        let volume = storage::open(connection, self.name).await.map_err(storage::cannot_open)?;
+        match self.check(connection, &volume).await {
+            Ok(()) => Ok(volume),
+            Err(failure) => {
+                storage::abandon(&volume).await;
+                Err(failure)
+            }
+        }
+    }
+
+    /// Refuses a volume that is not as the base was.
+    async fn check(&self, connection: &Connection, volume: &Volume) -> Result<(), Failure> {
+        let base = self.base_name();
         // By now nobody else can write it, and what the former writer left was recovered.
         let now = self.cluster.volume(self.name).await?;
-        let newest = now.snapshots.last().map(|snapshot| snapshot.id);
-        if newest == Some(self.base.id) && is_as(&now, &self.base) {
-            return Ok(());
-        }
-        if newest != Some(self.base.id) || !force {
+        if now.snapshots.last().is_none_or(|newest| newest.id != self.base.id) {
             return Err(Failure::failed(format!(
-                "volume {name} was written since its snapshot {name}@{base}; --force takes it back \
-                 to that first",
-                name = self.name,
-                base = self.base.name,
+                "somebody deleted or took snapshots beside {base}"
             )));
         }
-        Ok(volume.restore(self.base.id).await?)
+        if has_head_of(&now, &self.base) {
+            return Ok(());
+        }
+        // Garbage collection moves heads, too.
+        let snapshot = storage::open_snapshot(connection, &base).await?;
+        let result = compare::is_same(&snapshot, volume).await;
+        storage::abandon(&snapshot).await;
+        match result? {
+            true => Ok(()),
+            false => Err(Failure::failed(format!(
+                "volume {} was written since its snapshot {base}; --force takes it back to that first",
+                self.name,
+            ))),
+        }
     }
 
-    async fn take_back(&self, volume: &Volume, failure: Failure) -> Failure {
-        let restored = volume.restore(self.base.id).await;
-        storage::abandon(volume).await;
-        match restored {
-            Ok(()) => failure,
-            Err(_) => Failure::failed(format!(
-                "{}; volume {name} could not be taken back to where it was: 'torusctl snapshot \
-                 restore {name}@{}' does it",
+    async fn take_back(&self, connection: &Connection, failure: Failure) -> Failure {
+        let base = self.base_name();
+        let restoring = tokio::time::timeout(RELEASE, async {
+            while let Err(error) = storage::restore(connection, &base).await {
+                if !matches!(error, OpenError::InUse { .. }) {
+                    return Err(error);
+                }
+                tokio::time::sleep(RELEASE_POLL).await;
+            }
+            Ok(())
+        });
+        match restoring.await {
+            Ok(Ok(())) => failure,
+            Ok(Err(_)) | Err(_) => Failure::failed(format!(
+                "{}; volume {} could not be taken back to where it was: 'torusctl snapshot restore \
+                 {base}' does it",
                 failure.line(),
-                self.base.name,
-                name = self.name,
+                self.name,
             )),
         }
+    }
+
+    fn base_name(&self) -> SnapshotName {
+        SnapshotName { volume: self.name.to_owned(), snapshot: self.base.name.clone() }
     }
 }
 
@@ -256,8 +301,8 @@ fn base<'a>(volume: &'a Metadata, header: &Header, from: &Moment) -> Result<&'a 
     ))
 }
 
-/// Whether a volume that was just opened has the content of a snapshot.
-fn is_as(volume: &Metadata, snapshot: &Snapshot) -> bool {
+/// Whether a volume's head, once all of its log was recovered, is still that of a snapshot.
+fn has_head_of(volume: &Metadata, snapshot: &Snapshot) -> bool {
     let inode = |head: &torus_metadata::Head| (head.volume, head.inode, head.blocks);
     let head = volume.head.as_ref().map(inode);
     volume.size == snapshot.size && head == Some(inode(&snapshot.head))
@@ -295,23 +340,51 @@ mod tests {
         let disk = with_snapshots(1, "copy");
         let [mon, tue] = [&disk.snapshots[0], &disk.snapshots[1]].map(moment);
         check(&disk, &tue, "wed", expect!["goes on from tue"]);
-        check(&disk, &mon, "wed", expect!["the stream has what changed since disk@mon, and the newest snapshot of volume copy is tue"]);
+        check(
+            &disk,
+            &mon,
+            "wed",
+            expect![
+                "the stream has what changed since disk@mon, and the newest snapshot of volume copy is tue"
+            ],
+        );
         check(&disk, &mon, "tue", expect!["volume copy has a snapshot tue already"]);
-        check(&disk, &Moment { created_ms: 5, ..tue.clone() }, "wed", expect!["the stream has what changed since disk@tue, and the newest snapshot of volume copy is tue, another one of that name"]);
-        check(&disk, &Moment { size: 4096, ..tue.clone() }, "wed", expect!["the stream has what changed since disk@tue, and the newest snapshot of volume copy is tue, another one of that name"]);
-        check(&volume(1, "copy", None), &mon, "tue", expect!["the stream has what changed since disk@mon, and volume copy has no snapshot; import a full stream of disk@mon first"]);
+        check(
+            &disk,
+            &Moment { created_ms: 5, ..tue.clone() },
+            "wed",
+            expect![
+                "the stream has what changed since disk@tue, and the newest snapshot of volume copy is tue, another one of that name"
+            ],
+        );
+        check(
+            &disk,
+            &Moment { size: 4096, ..tue.clone() },
+            "wed",
+            expect![
+                "the stream has what changed since disk@tue, and the newest snapshot of volume copy is tue, another one of that name"
+            ],
+        );
+        check(
+            &volume(1, "copy", None),
+            &mon,
+            "tue",
+            expect![
+                "the stream has what changed since disk@mon, and volume copy has no snapshot; import a full stream of disk@mon first"
+            ],
+        );
     }
 
     #[test]
     fn a_volume_that_was_written_is_not_as_its_snapshot() {
         let mut disk = with_snapshots(1, "disk");
         let tue = disk.snapshots[1].clone();
-        assert!(is_as(&disk, &tue));
+        assert!(has_head_of(&disk, &tue));
         disk.size += 4096;
-        assert!(!is_as(&disk, &tue), "it was resized");
+        assert!(!has_head_of(&disk, &tue), "it was resized");
         disk.size = tue.size;
         disk.head.as_mut().unwrap().inode = INodeIndex(77);
-        assert!(!is_as(&disk, &tue), "it has another checkpoint");
+        assert!(!has_head_of(&disk, &tue), "it has another checkpoint");
     }
 
     #[test]

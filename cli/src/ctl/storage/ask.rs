@@ -261,7 +261,10 @@ mod tests {
     fn one_refusal_decides() {
         check("1+ 2-", expect![[r#"Some(Refused { volume: "log", error: "no room" })"#]]);
         check("1- 2?", expect![[r#"waits, Some(Refused { volume: "disk", error: "no room" })"#]]);
-        check("1d 2+", expect![[r#"Some(Refused { volume: "disk", error: "it was deleted meanwhile" })"#]]);
+        check(
+            "1d 2+",
+            expect![[r#"Some(Refused { volume: "disk", error: "it was deleted meanwhile" })"#]],
+        );
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `torusctl volume list` and `info`: what the metadata knows of volumes.
 
+mod space;
+
 use serde_json::{Value, json};
 use torus_metadata::Volume;
 
@@ -18,7 +20,14 @@ pub(super) async fn all(cluster: &Cluster) -> Result<Report, Failure> {
 pub(super) async fn one(cluster: &Cluster, name: &str) -> Result<Report, Failure> {
     let volume = cluster.volume(name).await?;
     let volumes = cluster.volumes().await?;
-    Ok(Report::new(info(&volume, &volumes), facts(&volume, &volumes)))
+    let space = space::read(cluster, &volume).await;
+    let mut json = facts(&volume, &volumes);
+    json["space"] = space::facts(&volume, space.as_ref().ok());
+    let space = match &space {
+        Ok(space) => space::describe(&volume, space),
+        Err(failure) => format!("Space: unknown ({})\n", failure.line()),
+    };
+    Ok(Report::new(info(&volume, &volumes) + &space, json))
 }
 
 pub(super) fn list(all: &[Volume]) -> String {

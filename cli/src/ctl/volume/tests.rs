@@ -8,7 +8,7 @@ use torus_blockstore::{Epoch, INodeIndex, VolumeId};
 use torus_metadata::{Lock, SessionId, SnapshotId, Volume};
 
 /// A volume of 10 GiB.
-pub(in crate::ctl) fn volume(id: u64, name: &str, owner: Option<&str>) -> Volume {
+pub(crate) fn volume(id: u64, name: &str, owner: Option<&str>) -> Volume {
     let lock =
         |owner: &str| Lock { session: SessionId(1), epoch: Epoch(2), owner: owner.to_owned() };
     Volume {
@@ -125,7 +125,8 @@ fn clones_are_shown_with_their_parents() {
         copy                    10.0 GiB  block          0  free               disk@mon
         disk                    10.0 GiB  block          2  free
         new.importing-1a2b3c4d  10.0 GiB  block          0  left by an import
-    "#]].assert_eq(&list(&volumes));
+    "#]]
+    .assert_eq(&list(&volumes));
     expect![[r#"
         Name: disk
         ID: 1
@@ -140,7 +141,8 @@ fn clones_are_shown_with_their_parents() {
         Checkpoint: INode 2, 1 blocks
         Open windows: 0
         Retired: 1 checkpoint, whose space the writer frees
-    "#]].assert_eq(&info(&disk, &volumes));
+    "#]]
+    .assert_eq(&info(&disk, &volumes));
     expect![[r#"
         Name: copy
         ID: 2
@@ -155,7 +157,8 @@ fn clones_are_shown_with_their_parents() {
         Checkpoint: none yet
         Open windows: 0
         Retired: none
-    "#]].assert_eq(&info(&volumes[1], &volumes));
+    "#]]
+    .assert_eq(&info(&volumes[1], &volumes));
     expect![[r#"{"block_spec":"crc,base","clones":["copy"],"epoch":2,"head":2,"id":1,"in_use_by":null,"inode_index":4,"left_by_import":false,"name":"disk","parent":null,"retired":1,"size":10737418240,"snapshots":[{"clones":["copy"],"created":"2023-11-14 22:13:20 UTC","created_ms":1700000000001,"id":1,"name":"mon","readers":0,"size":10737418240},{"clones":[],"created":"2023-11-14 22:13:20 UTC","created_ms":1700000000002,"id":2,"name":"tue","readers":0,"size":10737418240}],"status":"free","type":"block","windows":0}"#]].assert_eq(&facts(&disk, &volumes).to_string());
 }
 
@@ -167,7 +170,8 @@ fn copies_are_a_layer() {
     };
     expect!["crc,rep=3,base"].assert_eq(&with("crc", 3));
     expect!["crc,rep=3,base"].assert_eq(&with("crc,rep=3", 3));
-    expect!["the block spec asks for 3 copies and --replication for 2; leave one out"].assert_eq(&with("crc,rep=3", 2));
+    expect!["the block spec asks for 3 copies and --replication for 2; leave one out"]
+        .assert_eq(&with("crc,rep=3", 2));
     expect![[r#"rep="99" is no number of copies from 1 to 16"#]].assert_eq(&with("crc", 99));
     let without = |spec: &str| without_copies(&spec.parse().unwrap()).to_string();
     assert_eq!(["crc,rep=3", "rep=2", "crc"].map(without), ["crc,base", "base", "crc,base"]);

@@ -52,10 +52,15 @@ async fn holes_and_zeroes_are_passed_over() {
     let file = sparse(10 << 20, &[(0, &[1; 4096]), (4096, &[0; 8192]), (5 << 20, &[2; 300_000])]);
     let image = open(file.path()).await;
     assert_eq!(image.size, Some(10 << 20));
-    check(image, 10 << 20, expect![[r#"
+    check(
+        image,
+        10 << 20,
+        expect![[r#"
         0+4096: 1
         5242880+262144: 2
-        5505024+40960: 2"#]]).await;
+        5505024+40960: 2"#]],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -73,23 +78,38 @@ async fn nothing_is_in_a_hole() {
 #[tokio::test]
 async fn a_pipe_is_read_to_its_end() {
     let bytes = [vec![1; 300_000], vec![0; 700_000], vec![2; 5]].concat();
-    check(pipe(bytes.clone()), 10 << 20, expect![[r#"
+    check(
+        pipe(bytes.clone()),
+        10 << 20,
+        expect![[r#"
         0+262144: 1
         262144+40960: 1
-        999424+4096: 0"#]]).await;
-    check(pipe(bytes), 1_003_520, expect![[r#"
+        999424+4096: 0"#]],
+    )
+    .await;
+    check(
+        pipe(bytes),
+        1_003_520,
+        expect![[r#"
         0+262144: 1
         262144+40960: 1
-        999424+4096: 0"#]]).await;
+        999424+4096: 0"#]],
+    )
+    .await;
     check(pipe(vec![]), 4096, expect![]).await;
     check(pipe(vec![1]), 4096, expect!["0+4096: 1"]).await;
 }
 
 #[tokio::test]
 async fn a_pipe_may_hold_too_much() {
-    check(pipe(vec![1; 8192]), 4096, expect![[r#"
+    check(
+        pipe(vec![1; 8192]),
+        4096,
+        expect![[r#"
         0+4096: 1
-        the image is longer than 4096 bytes; give a larger --size"#]]).await;
+        the image is longer than 4096 bytes; give a larger --size"#]],
+    )
+    .await;
     check(pipe(vec![1; 8192]), 8192, expect!["0+8192: 1"]).await;
 }
 
@@ -102,7 +122,8 @@ async fn streams_are_known_by_their_beginning() {
         Err(failure) => failure.line(),
         Ok(_) => "opened".to_owned(),
     };
-    expect!["the stream has format version 2, and this program knows only version 1"].assert_eq(&error);
+    expect!["the stream has format version 2, and this program knows only version 1"]
+        .assert_eq(&error);
 }
 
 #[test]
