@@ -52,7 +52,7 @@ async fn create(
     let volumes: Vec<String> = names.iter().map(|name| name.volume.clone()).collect();
     storage::perform(cluster, &volumes, &task, Some(limit), &stop).await?;
     let list: Vec<String> = names.iter().map(SnapshotName::to_string).collect();
-    let text = match &names[..] {
+    let text = match names {
         [name] => format!(
             "Took snapshot {name}.\nNext: 'torusblk nbdserve {name}' serves it read-only, and \
              'torusctl volume clone {name} NAME' makes a volume of it.\n"

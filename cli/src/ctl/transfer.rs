@@ -20,7 +20,7 @@ const _: () = assert!(PIECE <= MAX_DATA && PIECE.is_multiple_of(PAGE as usize));
 /// So much of a volume's map is looked at in one go.
 pub(super) const WINDOW: u32 = 1 << 30;
 
-const ZEROES: [u8; PAGE as usize] = [0; PAGE as usize];
+static ZEROES: [u8; PAGE as usize] = [0; PAGE as usize];
 
 /// Cuts what stands at `offset` into ranges of data and ranges of zero, by pages.
 pub(super) fn sift(offset: u64, data: &Bytes) -> Vec<Chunk> {

@@ -20,7 +20,7 @@ use crate::stream::{Chunk, Header, StreamError, StreamWriter};
 
 /// Bytes that gather before they are written.
 const BUFFER: usize = 1 << 20;
-const ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Why nothing was written.
 #[derive(Debug, thiserror::Error)]

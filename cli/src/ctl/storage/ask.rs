@@ -55,7 +55,8 @@ pub(super) async fn ask(
         Some(Verdict::Done) => Ok(Asked::Done),
         Some(Verdict::WriterGone) => Ok(Asked::WriterGone),
         Some(Verdict::Refused { volume, error }) => {
-            Err(Failure::failed(format!("volume {volume}: {error}")))
+            let one = volumes.len() == 1;
+            Err(Failure::failed(if one { error } else { format!("volume {volume}: {error}") }))
         }
         None if stop.is_cancelled() => Err(interrupted()),
         None => Err(Failure::failed(replies.silence(limit.unwrap_or_default()))),

@@ -19,7 +19,9 @@ pub(super) async fn rename(cluster: &Cluster, name: &str, to: &str) -> Result<Re
     check_name(to)?;
     let rename = Command::RenameVolume { name: name.to_owned(), to: to.to_owned() };
     cluster.execute(rename).await?;
-    let text = format!("Volume {name} is now {to}. NBD clients find it by the new name.\n");
+    let text = format!(
+        "Volume {name} is now {to}. A program that has it in use goes on under the old name.\n"
+    );
     Ok(Report::new(text, json!({ "renamed": name, "name": to })))
 }
 
