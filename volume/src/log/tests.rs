@@ -174,7 +174,8 @@ fn content_of_open_blocks_is_at_hand() {
     story.map.lookup(4, 1, |run| found.push(run));
     let location = found[0].location.unwrap();
     let offset = u32::from(location.offset) * UNIT;
-    let piece = story.log.read(INodeIndex(2), BlockIndex(0), offset).unwrap();
+    let block = story.map.table.get(location.block).unwrap().block;
+    let piece = story.log.read(block, offset).unwrap();
     assert_eq!(piece, data.slice(4096..));
     let content = story.log.give_up_blocks(&mut story.map);
     assert_eq!(content[0].seal.length, 512 + 8192);
