@@ -4,7 +4,7 @@
 //! volume are holes of the file.
 
 mod content;
-mod target;
+mod destination;
 
 use std::pin::pin;
 use std::time::Duration;
@@ -28,7 +28,7 @@ use crate::interrupt;
 use crate::name::{SnapshotName, Source, shown};
 use crate::size::Bytes;
 use crate::stream::{Header, Moment};
-use target::{Place, Target};
+use destination::{Destination, Place};
 
 pub(super) async fn run(cluster: &Cluster, arguments: &Export) -> Result<Report, Failure> {
     let wanted = Wanted::check(arguments).map_err(Failure::usage)?;
@@ -207,18 +207,18 @@ async fn transfer(
     progress.expect(size);
     let header = (plan.format == Format::Stream).then(|| plan.header(connection, size));
     let writing = async {
-        let mut target = Target::begin(place, header, size).await?;
+        let mut destination = Destination::begin(place, header, size).await?;
         let mut tally = Tally::default();
         let mut chunks = pin!(content::chunks(&opened.to, opened.from.as_ref()));
         while let Some(batch) = chunks.try_next().await? {
             for chunk in batch {
                 progress.reach(chunk.end());
-                if target.write(&chunk).await? {
+                if destination.write(&chunk).await? {
                     tally.count(&chunk);
                 }
             }
         }
-        Ok::<_, Failure>((target.end().await?, tally))
+        Ok::<_, Failure>((destination.end().await?, tally))
     };
     let (file, tally) = stop.run_until_cancelled(writing).await.ok_or_else(interrupted)??;
     if let Some(file) = file {

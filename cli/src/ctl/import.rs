@@ -1,15 +1,16 @@
 //! `torusctl volume import`: an image becomes a volume, a stream a volume or the next snapshot of
 //! one.
 //!
-//! A new volume is filled under the name of [`temporary`] and gets its own at the very end, so that
-//! a volume that looks whole is whole. What fails or is interrupted is deleted; what was killed stays
-//! under that name, which says what it is, until somebody deletes it.
+//! A new volume is filled as `NAME.importing-` and eight digits and gets its own name at the very
+//! end, so that a volume that looks whole is whole. What fails or is interrupted is deleted; what was
+//! killed stays under that name, which says what it is, until somebody deletes it.
 //!
 //! A volume gets what changed only when it is as the base was, and is taken back to that when the
 //! stream turns out to be damaged or is interrupted.
 
 mod image;
-mod target;
+mod new;
+mod old;
 
 use std::pin::pin;
 use std::time::Duration;
@@ -22,18 +23,21 @@ use torus_volume::{Error, Volume};
 use super::arguments::{Import, Layers};
 use super::cluster::Cluster;
 use super::progress::Progress;
+use super::rehearsal;
 use super::report::Report;
 use super::storage::interrupted;
 use super::transfer::{IN_FLIGHT, Tally};
 use super::volume::{check, spec};
 use crate::failure::Failure;
 use crate::interrupt;
+use crate::name::shown;
 use crate::size::Bytes;
 use crate::stream::{Chunk, Header, Moment};
 use image::{Image, Incoming, Input};
-use target::{New, Old};
+use new::New;
+use old::Old;
 
-pub(super) use target::is_temporary;
+pub(super) use new::is_temporary;
 
 /// What came of an import.
 struct Imported {
@@ -119,6 +123,7 @@ async fn from_full(
     refuse_size(arguments)?;
     let Header { to, .. } = stream.header().clone();
     let size = check(&arguments.name, Bytes(to.size))?;
+    check_snapshot(&to)?;
     let snapshot = (!to.name.is_empty()).then_some(&to);
     let spec = spec(cluster, &arguments.layers).await?;
     let new = New::create(cluster, &arguments.name, size, spec).await?;
@@ -143,12 +148,25 @@ async fn from_changes(
         ));
     }
     let header = stream.header().clone();
-    check(&arguments.name, Bytes(header.to.size))?;
+    let size = check(&arguments.name, Bytes(header.to.size))?;
+    check_snapshot(&header.to)?;
     let old = Old::find(cluster, &arguments.name, &header, from).await?;
-    progress.expect(header.to.size);
+    progress.expect(size);
     let work = async |volume: &Volume| write(volume, chunks(stream), progress).await;
-    let tally = old.change(&header.to, arguments.force, stop, work).await?;
-    Ok(Imported { size: header.to.size, tally, snapshot: Some(header.to.name) })
+    let tally =
+        old.change(&Moment { size, ..header.to.clone() }, arguments.force, stop, work).await?;
+    Ok(Imported { size, tally, snapshot: Some(header.to.name) })
+}
+
+/// Whether there can be the snapshot that the stream ends with: not only when all was copied.
+fn check_snapshot(to: &Moment) -> Result<(), Failure> {
+    match rehearsal::snapshot(&to.name) {
+        Err(refusal) if !to.name.is_empty() => Err(Failure::failed(format!(
+            "the stream ends with snapshot {}: {refusal}",
+            shown(&to.name)
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn refuse_force(arguments: &Import) -> Result<(), Failure> {

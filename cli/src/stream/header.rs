@@ -19,7 +19,7 @@
 //! |     64 |    8 | from snapshot   | of the base; this and the next two are 0 when full       |
 //! |     72 |    8 | from created    |                                                          |
 //! |     80 |    8 | from size       |                                                          |
-//! |     88 |    … | names           | volume, to, from; UTF-8                                  |
+//! |     88 |    … | names           | volume, to, from; ASCII                                  |
 //! |      … |    4 | CRC             | CRC-32 of all before                                     |
 
 use uuid::Uuid;
@@ -138,7 +138,10 @@ impl Header {
         let mut name = |length: usize| {
             let (name, rest) = names.split_at(usize::from(prefix[length]));
             names = rest;
-            String::from_utf8(name.to_vec()).map_err(|_| StreamError::Header)
+            // They are shown to people: nothing that a terminal would obey.
+            let is_plain = name.iter().all(u8::is_ascii_graphic);
+            let name = String::from_utf8(name.to_vec()).ok().filter(|_| is_plain);
+            name.ok_or(StreamError::Header)
         };
         let (volume, to, from) = (name(VOLUME_LENGTH)?, name(TO_LENGTH)?, name(FROM_LENGTH)?);
         let to = moment(content, TO, to);

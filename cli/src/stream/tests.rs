@@ -145,6 +145,13 @@ async fn chunks_count_only_at_their_own_place() {
 }
 
 #[tokio::test]
+async fn names_cannot_command_a_terminal() {
+    let mut evil = header(false);
+    evil.volume = "disk\x1b[2J".to_owned();
+    check(&write(&evil, &[]).await, expect!["the header of the stream is damaged"]).await;
+}
+
+#[tokio::test]
 async fn other_bytes_are_named() {
     let bytes = write(&header(true), &chunks()).await;
     check(&[0; 512], expect!["this is no stream of torusctl volume export"]).await;

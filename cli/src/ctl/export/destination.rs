@@ -5,7 +5,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Why nothing was written.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum TargetError {
+pub(super) enum DestinationError {
     #[error("an image cannot be shown; redirect standard output")]
     Terminal,
     #[error("{} exists; --force replaces it", .0.display())]
@@ -50,23 +50,25 @@ pub(super) enum Place {
 
 impl Place {
     /// Refuses what cannot be written, or should not.
-    pub(super) fn check(path: &Path, replace: bool) -> Result<Self, TargetError> {
+    pub(super) fn check(path: &Path, replace: bool) -> Result<Self, DestinationError> {
         if is_standard(path) {
             return match io::stdout().is_terminal() {
-                true => Err(TargetError::Terminal),
+                true => Err(DestinationError::Terminal),
                 false => Ok(Self::Output),
             };
         }
         if path.file_name().is_none() {
-            return Err(TargetError::NoFile(path.to_owned()));
+            return Err(DestinationError::NoFile(path.to_owned()));
         }
         match fs::metadata(path) {
-            Ok(metadata) if !metadata.is_file() => Err(TargetError::NotRegular(path.to_owned())),
-            Ok(_) if !replace => Err(TargetError::Exists(path.to_owned())),
+            Ok(metadata) if !metadata.is_file() => {
+                Err(DestinationError::NotRegular(path.to_owned()))
+            }
+            Ok(_) if !replace => Err(DestinationError::Exists(path.to_owned())),
             // What a link names is replaced, not the link.
             Ok(_) => match fs::canonicalize(path) {
                 Ok(path) => Ok(Self::File { path, replace }),
-                Err(source) => Err(TargetError::File { path: path.to_owned(), source }),
+                Err(source) => Err(DestinationError::File { path: path.to_owned(), source }),
             },
             Err(_) => Ok(Self::File { path: path.to_owned(), replace }),
         }
@@ -76,7 +78,7 @@ impl Place {
 type Output = BufWriter<tokio::fs::File>;
 
 /// An export that is being written.
-pub(super) struct Target {
+pub(super) struct Destination {
     /// `None`: standard output.
     file: Option<NewFile>,
     form: Form,
@@ -91,17 +93,17 @@ enum Form {
     Stream { to: StreamWriter<Output>, with_zeroes: bool },
 }
 
-impl Target {
+impl Destination {
     /// Begins a stream if there is a `header`, else an image of `size` bytes.
     pub(super) async fn begin(
         place: Place,
         header: Option<Header>,
         size: u64,
-    ) -> Result<Self, TargetError> {
+    ) -> Result<Self, DestinationError> {
         let (file, output) = match place {
             Place::Output => {
                 let output = io::stdout().as_fd().try_clone_to_owned();
-                (None, File::from(output.map_err(TargetError::Output)?))
+                (None, File::from(output.map_err(DestinationError::Output)?))
             }
             Place::File { path, replace } => {
                 let (file, output) = NewFile::create(path, replace)?;
@@ -125,7 +127,7 @@ impl Target {
     }
 
     /// Writes a chunk that stands behind the one before; whether it is of use in this form.
-    pub(super) async fn write(&mut self, chunk: &Chunk) -> Result<bool, TargetError> {
+    pub(super) async fn write(&mut self, chunk: &Chunk) -> Result<bool, DestinationError> {
         let result = match (&mut self.form, chunk) {
             (Form::Stream { with_zeroes: false, .. }, Chunk::Zero { .. })
             | (Form::Sparse(_) | Form::Plain { .. }, Chunk::Zero { .. }) => return Ok(false),
@@ -153,13 +155,13 @@ impl Target {
     }
 
     /// Ends the content; a file has all of it on the disk then, and waits to get its name.
-    pub(super) async fn end(self) -> Result<Option<NewFile>, TargetError> {
+    pub(super) async fn end(self) -> Result<Option<NewFile>, DestinationError> {
         let Self { file, form } = self;
         match form {
             Form::Stream { to, .. } => to.end().await.map(|_| ())?,
             Form::Plain { mut to, position, size } => match fill(&mut to, position, size).await {
-                Ok(()) => to.flush().await.map_err(TargetError::Output)?,
-                Err(error) => return Err(TargetError::Output(error)),
+                Ok(()) => to.flush().await.map_err(DestinationError::Output)?,
+                Err(error) => return Err(DestinationError::Output(error)),
             },
             Form::Sparse(_) => {}
         }
@@ -172,10 +174,10 @@ impl Target {
         Ok(file)
     }
 
-    fn error(&self, source: io::Error) -> TargetError {
+    fn error(&self, source: io::Error) -> DestinationError {
         match &self.file {
             Some(file) => file.error(source),
-            None => TargetError::Output(source),
+            None => DestinationError::Output(source),
         }
     }
 }
@@ -201,21 +203,29 @@ pub(super) struct NewFile {
 }
 
 impl NewFile {
-    fn create(path: PathBuf, replace: bool) -> Result<(Self, File), TargetError> {
-        let Some(name) = path.file_name() else { return Err(TargetError::NoFile(path)) };
+    fn create(path: PathBuf, replace: bool) -> Result<(Self, File), DestinationError> {
+        let Some(name) = path.file_name() else { return Err(DestinationError::NoFile(path)) };
         let mut beside = std::ffi::OsString::from(".");
         beside.push(name);
         beside.push(format!(".exporting-{}", &Uuid::new_v4().simple().to_string()[..8]));
         let temporary = path.with_file_name(beside);
-        let opened = OpenOptions::new().write(true).create_new(true).open(&temporary);
-        match opened {
-            Ok(file) => Ok((Self { path, temporary, replace, is_kept: false }, file)),
-            Err(source) => Err(TargetError::File { path, source }),
+        // Who may not read the file that is replaced may not read the new one.
+        let former = fs::metadata(&path).map(|metadata| metadata.permissions()).ok();
+        let mode = former.as_ref().map_or(0o666, |former| former.mode() & 0o777);
+        let opened = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary);
+        let file = match opened {
+            Ok(file) => file,
+            Err(source) => return Err(DestinationError::File { path, source }),
+        };
+        let new = Self { path, temporary, replace, is_kept: false };
+        if let Some(former) = former {
+            file.set_permissions(former).map_err(|source| new.error(source))?;
         }
+        Ok((new, file))
     }
 
     /// Gives it its name.
-    pub(super) fn keep(mut self) -> Result<(), TargetError> {
+    pub(super) fn keep(mut self) -> Result<(), DestinationError> {
         let kept = self
             .rename()
             .and_then(|()| File::open(parent(&self.path)))
@@ -223,7 +233,7 @@ impl NewFile {
         match kept {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                Err(TargetError::Exists(self.path.clone()))
+                Err(DestinationError::Exists(self.path.clone()))
             }
             Err(error) => Err(self.error(error)),
         }
@@ -247,8 +257,8 @@ impl NewFile {
         Ok(())
     }
 
-    fn error(&self, source: io::Error) -> TargetError {
-        TargetError::File { path: self.path.clone(), source }
+    fn error(&self, source: io::Error) -> DestinationError {
+        DestinationError::File { path: self.path.clone(), source }
     }
 }
 
