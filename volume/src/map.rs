@@ -276,6 +276,11 @@ impl Map {
         self.memory + self.table.memory()
     }
 
+    /// About how many bytes of leaves the next checkpoint stores.
+    pub(crate) fn dirty_bytes(&self) -> u64 {
+        (self.memory / self.leaves.len().max(1) * self.dirty.len()) as u64
+    }
+
     /// What must be read now; each is handed out once.
     pub(crate) fn take_wanted(&mut self, most: usize) -> Vec<(Name, ObjectRef)> {
         let count = most.min(self.wanted.len());

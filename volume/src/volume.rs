@@ -24,7 +24,8 @@ pub struct Options {
     pub attach_timeout: Duration,
     /// Blocks that a window permits: the metadata is asked once for so many.
     pub window_blocks: u64,
-    /// Log that may be written between two checkpoints, in bytes: what recovery reads at most.
+    /// Log that is written between two checkpoints, in bytes. Four times as much where the
+    /// checkpoints are large: recovery reads no more than that.
     pub checkpoint_bytes: u64,
     /// Sealed blocks that are kept in memory for reads, in bytes.
     pub cache_bytes: usize,

@@ -177,6 +177,8 @@ pub(crate) struct Writer {
     parked: Vec<Request>,
     /// Parts of the map that are being read.
     loading: usize,
+    /// The map takes more memory than it should, until a checkpoint is stored.
+    is_crammed: bool,
     asks: asks::Asks,
     collector: collect::Collector,
     reclaimer: reclaim::Reclaimer,
@@ -237,6 +239,7 @@ impl Writer {
             groups: start.groups,
             parked: Vec::new(),
             loading: 0,
+            is_crammed: false,
             asks: asks::Asks::default(),
             collector: collect::Collector::default(),
             reclaimer: reclaim::Reclaimer::new(&start.metadata),

@@ -91,7 +91,7 @@ impl Writer {
         let behind = self.log.written() - self.checkpointed;
         let changed = behind > 0 || self.uncovered || !self.overlay.is_empty();
         let closing = self.closing.is_some() && changed;
-        let due = behind >= self.options.checkpoint_bytes
+        let due = behind >= self.checkpoint_distance()
             || self.map.table.dead_bytes() >= self.dead_limit()
             || (self.checkpoint_due && (behind > 0 || self.uncovered || self.map.has_changes()));
         let wanted = !self.checkpoint_wanted.is_empty() || self.asks.has_wanted();
@@ -99,6 +99,13 @@ impl Writer {
             self.start_checkpoint();
         }
         self.store_checkpoint();
+    }
+
+    /// So much log is written before a checkpoint: more where the checkpoint itself is large, as
+    /// when every write dirties another leaf, but what recovery has to read stays bounded.
+    fn checkpoint_distance(&self) -> u64 {
+        let least = self.options.checkpoint_bytes;
+        (4 * self.map.dirty_bytes()).clamp(least, 4 * least)
     }
 
     /// So many bytes of dead blocks are worth a checkpoint of their own.
@@ -127,9 +134,8 @@ impl Writer {
             self.is_quiet = true;
             return;
         }
-        let (Some(next), Some(inode)) = (self.log.next_block(), self.inodes.pop_front()) else {
-            return;
-        };
+        let Some(next) = self.log.next_block() else { return };
+        let Some(inode) = self.inodes.pop_front() else { return };
         if let Some(seal) = self.log.close_block(&mut self.map) {
             self.send(seal);
         }
@@ -185,6 +191,7 @@ impl Writer {
         };
         if let Some(checkpoint) = self.checkpoint.take() {
             self.head = checkpoint.head;
+            self.is_crammed = false;
             for reply in checkpoint.replies {
                 // Whoever asked may have gone away.
                 let _ = reply.send(Ok(()));

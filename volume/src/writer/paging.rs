@@ -22,7 +22,10 @@ impl Writer {
             );
         }
         // While a checkpoint is on its way, the index names places that are not written yet.
-        if self.checkpoint.is_none() && !self.map.evict(self.options.map_bytes) {
+        if self.checkpoint.is_none() && !self.is_crammed && !self.map.evict(self.options.map_bytes)
+        {
+            // What is not stored cannot be dropped.
+            self.is_crammed = true;
             self.checkpoint_due = true;
         }
     }

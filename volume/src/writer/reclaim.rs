@@ -115,11 +115,12 @@ impl Reclaimer {
     }
 
     /// Only this writer takes snapshots; others delete them. What is known here may be newer than
-    /// what is said.
+    /// what is said, and what is said may be of a snapshot whose commit was never answered.
     pub(super) fn metadata_changed(&mut self, volume: &Metadata) {
         let exist: BTreeSet<SnapshotId> = volume.snapshots.iter().map(|it| it.id).collect();
         let is_newer = |id: &SnapshotId| *id > volume.snapshots_minted;
         self.snapshots.retain(|id, _| exist.contains(id) || is_newer(id));
+        self.snapshots.extend(volume.snapshots.iter().map(|it| (it.id, it.head.clone())));
         self.retired.clone_from(&volume.retired);
     }
 
