@@ -22,6 +22,7 @@ mod ports;
 mod process;
 mod server;
 mod tools;
+mod volumes;
 mod wait;
 
 pub use cluster::{Cluster, ClusterOptions};

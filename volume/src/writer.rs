@@ -263,9 +263,16 @@ impl Writer {
         let mut tick = tokio::time::interval(TICK);
         tick.tick().await;
         loop {
-            // Events always hold at least the wait for the lock.
+            // Events always hold at least the wait for the lock. What comes seldom goes first, or it
+            // might never come while clients are busy.
             tokio::select! {
                 biased;
+                _ = tick.tick() => self.tick(),
+                changed = changes.changed(), if is_followed => {
+                    is_followed = changed.is_ok();
+                    let changed = changes.borrow_and_update().clone();
+                    changed.into_iter().for_each(|volume| self.metadata_changed(volume));
+                }
                 Some(event) = self.events.next() => self.handle(event),
                 count = requests.recv_many(&mut batch, 128), if open => {
                     open = count > 0;
@@ -276,12 +283,6 @@ impl Writer {
                         self.close(reply);
                     }
                 }
-                changed = changes.changed(), if is_followed => {
-                    is_followed = changed.is_ok();
-                    let changed = changes.borrow_and_update().clone();
-                    changed.into_iter().for_each(|volume| self.metadata_changed(volume));
-                }
-                _ = tick.tick() => self.tick(),
             }
             self.pump();
             if let Some(reply) = self.closed() {
