@@ -157,6 +157,13 @@ impl Leaf {
         }
     }
 
+    /// Gives back the memory that it took for growing.
+    pub(crate) fn shrink(&mut self) {
+        if let Self::Sparse(extents) = self {
+            extents.shrink_to_fit();
+        }
+    }
+
     /// What it takes of memory, in bytes.
     pub(crate) fn memory(&self) -> usize {
         size_of::<Self>()

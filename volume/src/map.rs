@@ -403,13 +403,15 @@ impl Map {
         let mut stream = Stream::new(inode);
         let mut nodes = std::mem::take(&mut self.dirty_nodes);
         for number in std::mem::take(&mut self.dirty) {
-            let Some(Slot::Here { leaf, .. }) = self.leaves.get(&number) else { continue };
+            let Some(Slot::Here { leaf, .. }) = self.leaves.get_mut(&number) else { continue };
             nodes.insert(number / NODE_LEAVES);
+            self.memory -= leaf.memory();
             if leaf.is_empty() {
-                self.memory -= leaf.memory();
                 self.leaves.remove(&number);
                 self.index.put_leaf(number, None);
             } else {
+                leaf.shrink();
+                self.memory += leaf.memory();
                 let mut bytes = Vec::new();
                 leaf.encode(&mut bytes);
                 self.index.put_leaf(number, Some(stream.append(&bytes)));

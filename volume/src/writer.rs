@@ -20,6 +20,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use torus_blockstore::{BlockIndex, BlockPool, CutOff, INodeIndex};
 use torus_metadata::{AskId, Head, SnapshotId, Volume as Metadata};
 
@@ -180,6 +181,8 @@ pub(crate) struct Writer {
     collector: collect::Collector,
     reclaimer: reclaim::Reclaimer,
     resize: Option<resize::Shrink>,
+    was_full: bool,
+    asked_for_space: Option<Instant>,
     failed: Option<Error>,
     closing: Option<Reply<()>>,
 }
@@ -238,6 +241,8 @@ impl Writer {
             collector: collect::Collector::default(),
             reclaimer: reclaim::Reclaimer::new(&start.metadata),
             resize: None,
+            was_full: false,
+            asked_for_space: None,
             failed: None,
             closing: None,
             options,

@@ -25,6 +25,11 @@ const SECTOR: u64 = 512;
 const SECTORS: u64 = 512;
 const BLOCK_SIZE: u32 = 64 * 1024;
 
+/// Histories to play: 60, or as many as TORUS_TEST_SEEDS says.
+fn seeds() -> std::ops::Range<u64> {
+    0..std::env::var("TORUS_TEST_SEEDS").map_or(60, |count| count.parse().unwrap())
+}
+
 /// A cluster in memory with one volume, `v`. What runs on `runtime` is the client: dropping it is
 /// the client's crash.
 struct World {
@@ -281,7 +286,7 @@ fn a_second_opener_is_told_who_has_the_volume() {
 
 #[test]
 fn after_any_crash_the_volume_is_a_prefix_that_holds_all_that_was_flushed() {
-    for seed in 0..60 {
+    for seed in seeds() {
         let mut rng = StdRng::seed_from_u64(seed);
         let replication = rng.random_range(1..=3);
         let mut world = World::new(3, replication);
@@ -321,7 +326,7 @@ fn after_any_crash_the_volume_is_a_prefix_that_holds_all_that_was_flushed() {
 
 #[test]
 fn a_lost_peer_is_a_pause_and_not_an_error() {
-    for seed in 0..60 {
+    for seed in seeds() {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut world = World::new(4, 2);
         let mut history = History::default();

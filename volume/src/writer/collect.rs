@@ -77,7 +77,7 @@ impl Writer {
             return;
         }
         self.copy_read_victims();
-        let pressure = match self.context.pool.is_full() {
+        let pressure = match self.is_full() {
             true => Pressure::High,
             false => Pressure::Normal,
         };

@@ -1,7 +1,10 @@
 //! What clients ask of an open volume.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use torus_metadata::SnapshotId;
 
 use super::edge::Unaligned;
@@ -12,6 +15,9 @@ use crate::overlay::{Overlay, Page};
 use crate::read::{self, Piece};
 use crate::record::PAGE;
 use crate::snapshot::{Stored, pages_of, stored_runs};
+
+/// For so long what was said of the peers' space is believed.
+const SPACE_AGE: Duration = Duration::from_millis(20);
 
 /// Something asked of the volume. Ranges have been checked against its size.
 pub(crate) enum Request {
@@ -195,7 +201,7 @@ impl Writer {
                 let end = offset + data.len() as u64;
                 if let Some(error) = self.no_write(end) {
                     let _ = reply.send(Err(error));
-                } else if self.context.pool.is_full() {
+                } else if self.is_full() {
                     let _ = reply.send(Err(Error::NoSpace));
                 } else if offset % page_size == 0 && data.len() % PAGE as usize == 0 {
                     self.accept(offset / page_size, data, fua, reply);
@@ -214,6 +220,20 @@ impl Writer {
             }
             _ => self.request(request),
         }
+    }
+
+    /// Whether the peers have no room for anything new, as of the last few milliseconds.
+    pub(super) fn is_full(&mut self) -> bool {
+        if self.asked_for_space.is_none_or(|asked| asked.elapsed() >= SPACE_AGE) {
+            self.asked_for_space = Some(Instant::now());
+            let was_full = std::mem::replace(&mut self.was_full, self.context.pool.is_full());
+            if self.was_full != was_full {
+                let state = if was_full { "has room again" } else { "is full: writes are refused" };
+                tracing::warn!(volume = %self.identity.volume, "the cluster {state}");
+                self.collector.map_changed();
+            }
+        }
+        self.was_full
     }
 
     /// Why nothing can be written up to byte `end`. The volume may have shrunk since the request

@@ -264,7 +264,7 @@ fn what_changed_between_two_snapshots_is_told() {
 
 #[test]
 fn snapshots_survive_any_crash() {
-    for seed in 0..60 {
+    for seed in seeds() {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut world = World::new(3, 2);
         let mut history = History::default();

@@ -54,6 +54,7 @@ fn a_full_cluster_refuses_writes_and_takes_trims() {
     world.run(async {
         volume.write(0, pattern(1, 64), false).await.unwrap();
         world.pool.set_full(true);
+        tokio::time::sleep(Duration::from_millis(50)).await;
         let refused = volume.write(0, pattern(2, 8), false).await;
         assert!(matches!(refused, Err(Error::NoSpace)), "{refused:?}");
         let refused = volume.write(100, pattern(2, 1), true).await;
@@ -62,6 +63,7 @@ fn a_full_cluster_refuses_writes_and_takes_trims() {
         volume.trim(0, 8 * SECTOR, true).await.unwrap();
         assert_eq!(read_all(&volume).await[..9], [0, 0, 0, 0, 0, 0, 0, 0, 1]);
         world.pool.set_full(false);
+        tokio::time::sleep(Duration::from_millis(50)).await;
         volume.write(0, pattern(3, 8), true).await.unwrap();
         volume.close().await.unwrap();
     });
