@@ -41,10 +41,10 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().thread_name("torusctl").enable_all().build()?;
-    let report = runtime.block_on(execute(&arguments))?;
-    // A lookup of a name that hangs is not waited for.
+    let report = runtime.block_on(execute(&arguments));
+    // A lookup of a name that hangs is not waited for, nor a pipe that nobody writes to.
     runtime.shutdown_background();
-    report.print(arguments.json)
+    report?.print(arguments.json)
 }
 
 async fn execute(arguments: &Arguments) -> Result<Report, Failure> {

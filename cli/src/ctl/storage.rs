@@ -46,19 +46,20 @@ pub(super) async fn perform(
             connection = Some(cluster.connect_for_blocks().await?);
         }
         let mut opened = Vec::new();
-        let result = async {
+        let result: Result<(), Undone> = async {
             if let Some(connection) = &connection {
-                open_all(connection, &free, &mut opened).await?;
+                let opening = stop.run_until_cancelled(open_all(connection, &free, &mut opened));
+                opening.await.ok_or_else(interrupted)??;
             }
             let used: Vec<_> = volumes.iter().filter(|volume| !is_free(volume)).collect();
             perform_at_once(cluster, &used, &opened, task, limit, stop).await
-        };
-        let result = stop.run_until_cancelled(result).await;
-        let result = result.unwrap_or_else(|| Err(Undone::Failed(interrupted())));
+        }
+        .await;
+        let closed = close_all(&opened, result.is_ok()).await;
         if result.is_err() {
+            // Now that nothing is under way any more.
             undo(cluster, &volumes, task).await;
         }
-        let closed = close_all(&opened, result.is_ok()).await;
         match result {
             Ok(()) => return closed,
             Err(Undone::Raced) => {}
@@ -113,7 +114,8 @@ async fn perform_at_once(
             Asked::WriterGone => return Err(Undone::Raced),
         }
     }
-    let done = join_all(opened.iter().map(|volume| perform_here(volume, task))).await;
+    let doing = join_all(opened.iter().map(|volume| perform_here(volume, task)));
+    let done = stop.run_until_cancelled(doing).await.ok_or_else(interrupted)?;
     done.into_iter().collect::<Result<(), Error>>().map_err(|error| Failure::failed(error).into())
 }
 
