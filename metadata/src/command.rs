@@ -99,9 +99,11 @@ pub enum Command {
         session: SessionId,
         epoch: Epoch,
     },
+    /// Frees the lock. `is_clean`: nothing is left on the peers that the volume does not need.
     UnlockVolume {
         volume: VolumeId,
         epoch: Epoch,
+        is_clean: bool,
     },
     /// Reserves `count` INode indexes; answers the first.
     ReserveINodes {

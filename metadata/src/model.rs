@@ -158,6 +158,9 @@ pub struct Volume {
     pub asks: Vec<Ask>,
     /// What came of the last that were asked, oldest first.
     pub answers: Vec<AskAnswer>,
+    /// Whether the peers hold nothing of the volume that it does not need: so its last writer said
+    /// when it closed it, and none has been allowed to write since.
+    pub is_clean: bool,
 }
 
 /// A volume as it was at one moment.

@@ -170,7 +170,9 @@ impl State {
             Command::RelockVolume { volume, session, epoch } => {
                 self.relock_volume(volume, session, epoch)
             }
-            Command::UnlockVolume { volume, epoch } => self.unlock_volume(volume, epoch),
+            Command::UnlockVolume { volume, epoch, is_clean } => {
+                self.unlock_volume(volume, epoch, is_clean)
+            }
             Command::ReserveINodes { volume, epoch, count } => {
                 self.reserve_inodes(volume, epoch, count)
             }

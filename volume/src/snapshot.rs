@@ -100,10 +100,13 @@ async fn pin_and_start(
     let reader = Reader::new(context, map, head, options.map_bytes);
     let meta: Arc<dyn MetadataService> = Arc::clone(&services.meta);
     tokio::spawn(async move {
-        reader.run(requests, lost).await;
+        let closer = reader.run(requests, lost).await;
         drop(session);
-        // It ends by itself too.
+        // It ends by itself too. The closer may have gone away.
         let _ = meta.execute(Command::CloseSession(session_id)).await;
+        if let Some(closer) = closer {
+            let _ = closer.send(Ok(()));
+        }
     });
     Ok(Volume::new(sender, Size::new(snapshot.size), true))
 }
@@ -134,7 +137,12 @@ impl Reader {
         Self { context, map, head, limit, events, loading: 0, parked, failed: None }
     }
 
-    async fn run(mut self, mut requests: mpsc::Receiver<Request>, lost: oneshot::Receiver<Error>) {
+    /// Serves requests until the snapshot is closed; who is to be told.
+    async fn run(
+        mut self,
+        mut requests: mpsc::Receiver<Request>,
+        lost: oneshot::Receiver<Error>,
+    ) -> Option<oneshot::Sender<Result<(), Error>>> {
         self.events.push(Box::pin(async move {
             match lost.await {
                 Ok(error) => Event::Lost(error),
@@ -147,13 +155,9 @@ impl Reader {
                 biased;
                 Some(event) = self.events.next() => self.handle(event),
                 request = requests.recv() => match request {
-                    Some(Request::Close { reply }) => {
-                        // The closer may have gone away; so too all who ask below.
-                        let _ = reply.send(Ok(()));
-                        return;
-                    }
+                    Some(Request::Close { reply }) => return Some(reply),
                     Some(request) => self.request(request),
-                    None => return,
+                    None => return None,
                 },
             }
             self.start_loads();
@@ -207,6 +211,7 @@ impl Reader {
         if !self.map.ready(page, count) {
             return self.parked.push(request);
         }
+        // Whoever asked may have gone away.
         match request {
             Request::Read { offset, length, reply } => {
                 let pieces = self.pieces(page, count);

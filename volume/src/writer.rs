@@ -288,7 +288,10 @@ impl Writer {
             if let Some(reply) = self.closed() {
                 let result = match self.failed.take() {
                     Some(error) => Err(error),
-                    None => self.context.release(&self.head, self.window_end).await,
+                    None => {
+                        let is_clean = self.reclaimer.is_clean();
+                        self.context.release(&self.head, self.window_end, is_clean).await
+                    }
                 };
                 // The closer may have gone away; the volume is closed all the same.
                 let _ = reply.send(result);

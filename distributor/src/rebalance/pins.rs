@@ -114,6 +114,7 @@ mod tests {
             retired: Vec::new(),
             asks: Vec::new(),
             answers: Vec::new(),
+            is_clean: false,
         }
     }
 

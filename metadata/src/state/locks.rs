@@ -46,10 +46,12 @@ impl State {
         &mut self,
         volume: VolumeId,
         epoch: Epoch,
+        is_clean: bool,
     ) -> Result<Change, Refusal> {
         let volume = self.volume_of_epoch(volume, epoch)?;
         match volume.lock.take() {
             Some(_) => {
+                volume.is_clean = is_clean;
                 asks::answer_all_as_closed(volume);
                 Change::done(vec![Event::VolumeChanged(volume.clone())])
             }

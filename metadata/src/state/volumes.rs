@@ -53,6 +53,7 @@ impl State {
             retired: Vec::new(),
             asks: Vec::new(),
             answers: Vec::new(),
+            is_clean: true,
         };
         self.volumes_minted = id.get();
         self.names.insert(name, id);

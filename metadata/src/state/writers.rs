@@ -58,6 +58,7 @@ impl State {
             return Err(Refusal::WINDOW_LIMIT);
         }
         volume.windows.push(window);
+        volume.is_clean = false;
         Change::done(vec![Event::VolumeChanged(volume.clone())])
     }
 

@@ -68,9 +68,9 @@ impl From<Command> for proto::Command {
                 let (volume, session, epoch) = (volume.get(), session.0, epoch.0);
                 Kind::RelockVolume(command::RelockVolume { volume, session, epoch })
             }
-            Command::UnlockVolume { volume, epoch } => {
+            Command::UnlockVolume { volume, epoch, is_clean } => {
                 let (volume, epoch) = (volume.get(), epoch.0);
-                Kind::UnlockVolume(command::UnlockVolume { volume, epoch })
+                Kind::UnlockVolume(command::UnlockVolume { volume, epoch, is_clean })
             }
             Command::ReserveINodes { volume, epoch, count } => {
                 let (volume, epoch) = (volume.get(), epoch.0);
@@ -175,9 +175,11 @@ impl TryFrom<proto::Command> for Command {
                 session: SessionId(lock.session),
                 epoch: Epoch(lock.epoch),
             },
-            Kind::UnlockVolume(lock) => {
-                Self::UnlockVolume { volume: volume_id(lock.volume)?, epoch: Epoch(lock.epoch) }
-            }
+            Kind::UnlockVolume(lock) => Self::UnlockVolume {
+                volume: volume_id(lock.volume)?,
+                epoch: Epoch(lock.epoch),
+                is_clean: lock.is_clean,
+            },
             Kind::ReserveInodes(reserve) => Self::ReserveINodes {
                 volume: volume_id(reserve.volume)?,
                 epoch: Epoch(reserve.epoch),

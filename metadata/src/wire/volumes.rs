@@ -153,6 +153,7 @@ impl From<Volume> for proto::Volume {
             retired: volume.retired.into_iter().map(Into::into).collect(),
             asks: volume.asks.into_iter().map(Into::into).collect(),
             answers: volume.answers.into_iter().map(Into::into).collect(),
+            is_clean: volume.is_clean,
         }
     }
 }
@@ -180,6 +181,7 @@ impl TryFrom<proto::Volume> for Volume {
             retired: retired.map(|head| head_of(id, head)).collect::<Result<_, _>>()?,
             asks: all(volume.asks)?,
             answers: volume.answers.into_iter().map(Into::into).collect(),
+            is_clean: volume.is_clean,
         })
     }
 }

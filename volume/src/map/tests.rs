@@ -1,3 +1,5 @@
+//! Maps that are stored, read back piece by piece, changed meanwhile, and dropped from memory.
+
 use super::*;
 use torus_blockstore::{BlockIndex, INodeIndex, Seal};
 

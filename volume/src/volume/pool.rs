@@ -1,7 +1,7 @@
 //! A pool in memory for tests: peers that lose what was not synced when they crash.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -35,6 +35,8 @@ pub(super) struct MemoryPool {
     replication: usize,
     block_size: u32,
     is_full: Arc<AtomicBool>,
+    /// Bytes that were read or fetched.
+    read: Arc<AtomicU64>,
 }
 
 pub(super) fn peer(number: u128) -> PeerId {
@@ -44,8 +46,8 @@ pub(super) fn peer(number: u128) -> PeerId {
 impl MemoryPool {
     pub(super) fn new(peers: u128, replication: usize, block_size: u32) -> Self {
         let peers = (1..=peers).map(|number| (peer(number), Peer::default())).collect();
-        let is_full = Arc::default();
-        Self { peers: Arc::new(Mutex::new(peers)), replication, block_size, is_full }
+        let (peers, is_full, read) = (Arc::new(Mutex::new(peers)), Arc::default(), Arc::default());
+        Self { peers, replication, block_size, is_full, read }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<PeerId, Peer>> {
@@ -86,6 +88,11 @@ impl MemoryPool {
 
     pub(super) fn set_full(&self, full: bool) {
         self.is_full.store(full, Ordering::Relaxed);
+    }
+
+    /// Bytes that were read since the last call.
+    pub(super) fn take_read(&self) -> u64 {
+        self.read.swap(0, Ordering::Relaxed)
     }
 
     /// The blocks that any peer has a copy of.
@@ -270,6 +277,8 @@ impl BlockPool for MemoryPool {
                 })
                 .collect();
             if let Some(parts) = parts {
+                let length: usize = parts.iter().map(|part| part.len()).sum();
+                self.read.fetch_add(length as u64, Ordering::Relaxed);
                 return answer(Ok((*id, Bytes::from(parts.concat()))));
             }
         }
@@ -290,6 +299,8 @@ impl BlockPool for MemoryPool {
             return answer(Err(PoolError::Silent { peer }));
         }
         let copy = found.copies.get(&block);
+        let length = copy.map_or(0, |copy| copy.bytes.len());
+        self.read.fetch_add(length as u64, Ordering::Relaxed);
         answer(Ok(copy.map(|copy| (copy.state, Bytes::from(copy.bytes.clone())))))
     }
 

@@ -181,12 +181,17 @@ impl Context {
     }
 
     /// Closes in order: the head moves behind all windows, so that the next opener has nothing to
-    /// recover, and the lock is freed.
-    pub(crate) async fn release(&self, head: &Head, window_end: BlockIndex) -> Result<(), Error> {
+    /// recover, and the lock is freed. `is_clean`: nothing is left to reclaim.
+    pub(crate) async fn release(
+        &self,
+        head: &Head,
+        window_end: BlockIndex,
+        is_clean: bool,
+    ) -> Result<(), Error> {
         let Identity { volume, inode, epoch, .. } = self.identity;
         let position = LogPosition { inode, block: window_end, offset: 0 };
         self.commit_head(Head { position, epoch, ..head.clone() }).await?;
-        self.execute(Command::UnlockVolume { volume, epoch }).await.map(|_| ())
+        self.tell(Command::UnlockVolume { volume, epoch, is_clean }).await
     }
 
     /// The volume as the metadata has it.

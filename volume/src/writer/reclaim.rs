@@ -74,6 +74,8 @@ pub(super) struct Reclaimer {
     is_retired_stuck: bool,
     /// Whether the peers have been asked for since they all are to be looked at.
     is_sweep_begun: bool,
+    /// Whether they all were, since the volume was left as it was found.
+    is_swept: bool,
     ticks: u32,
 }
 
@@ -94,7 +96,8 @@ impl Reclaimer {
             unswept: BTreeSet::new(),
             unswept_later: BTreeSet::new(),
             is_retired_stuck: false,
-            is_sweep_begun: false,
+            is_sweep_begun: volume.is_clean,
+            is_swept: volume.is_clean,
             ticks: 0,
         }
     }
@@ -107,6 +110,13 @@ impl Reclaimer {
     /// Whether blocks are being deleted.
     pub(super) fn is_freeing(&self) -> bool {
         self.freeing > 0
+    }
+
+    /// Whether the peers hold nothing of the volume that it does not need, as far as is known.
+    /// Retired heads are known to the metadata.
+    pub(super) fn is_clean(&self) -> bool {
+        let is_freed = self.freeing == 0 && self.graves.is_empty() && self.buried.is_empty();
+        is_freed && self.is_swept && self.unswept.is_empty() && self.unswept_later.is_empty()
     }
 
     /// A snapshot was taken of this head.
@@ -168,6 +178,7 @@ impl Reclaimer {
         self.ticks += 1;
         if self.ticks.is_multiple_of(RETRY_TICKS) {
             self.unswept.append(&mut self.unswept_later);
+            self.is_sweep_begun &= self.is_swept;
             self.is_retired_stuck = false;
         }
         if self.ticks.is_multiple_of(SWEEP_TICKS) {
@@ -253,7 +264,10 @@ impl Writer {
                 self.reclaimer.freeing -= 1;
                 self.note_failed(failed);
             }
-            Step::Peers(peers) => self.reclaimer.unswept.extend(peers),
+            Step::Peers(peers) => {
+                self.reclaimer.is_swept = !peers.is_empty();
+                self.reclaimer.unswept.extend(peers);
+            }
             Step::Candidates { job, blocks: Ok(blocks) } => {
                 self.reclaimer.candidates = Some((job, blocks));
             }

@@ -27,6 +27,7 @@ pub(crate) fn volume(id: u64, name: &str, owner: Option<&str>) -> Volume {
         retired: vec![],
         asks: vec![],
         answers: vec![],
+        is_clean: true,
     }
 }
 

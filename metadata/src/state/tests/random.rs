@@ -66,7 +66,7 @@ fn command(state: &State, (kind, a, b, c): Draw) -> Command {
         12 => Command::OpenSession { owner: name(b / 3), ttl_ms: 1000 },
         13 if c.is_multiple_of(3) => Command::CloseSession(session),
         13..=15 => Command::LockVolume { volume, session },
-        16 if c.is_multiple_of(3) => Command::UnlockVolume { volume, epoch },
+        16 if c.is_multiple_of(3) => Command::UnlockVolume { volume, epoch, is_clean: c > 9 },
         16 | 17 => Command::ReserveINodes { volume, epoch, count: 1 + u64::from(b % 3) },
         18..=20 => {
             let own = Head { volume, inode, blocks: 1, epoch, position: log };

@@ -122,7 +122,7 @@ pub(super) fn parse(line: &str) -> Command {
             let session = SessionId(at(2));
             Command::RelockVolume { volume: volume(), session, epoch: epoch(3) }
         }
-        "unlock" => Command::UnlockVolume { volume: volume(), epoch: epoch(2) },
+        "unlock" => Command::UnlockVolume { volume: volume(), epoch: epoch(2), is_clean: true },
         "reserve" => Command::ReserveINodes { volume: volume(), epoch: epoch(2), count: at(3) },
         // window VOLUME EPOCH INODE RING FIRST COUNT [after INODE BLOCK OFFSET]
         "window" => {

@@ -120,7 +120,8 @@ prop_compose! {
         parent in proptest::option::of(parents()),
         retired in proptest::collection::vec(heads(), 0..3),
         asks in proptest::collection::vec(asks(), 0..3),
-        answers in proptest::collection::vec(ask_answers(), 0..3),
+        (answers, is_clean) in
+            (proptest::collection::vec(ask_answers(), 0..3), any::<bool>()),
     ) -> Volume {
         let (size, inode_index, epoch) = numbers;
         let lock = lock.map(|((session, epoch), owner)| {
@@ -143,6 +144,7 @@ prop_compose! {
             retired,
             asks,
             answers,
+            is_clean,
         }
     }
 }
@@ -216,7 +218,11 @@ pub(super) fn commands() -> impl Strategy<Value = Command> {
         (id(), n(), n()).prop_map(|(volume, session, epoch)| {
             Command::RelockVolume { volume, session: SessionId(session), epoch: Epoch(epoch) }
         }),
-        (id(), n()).prop_map(|(volume, e)| Command::UnlockVolume { volume, epoch: Epoch(e) }),
+        (id(), n(), any::<bool>()).prop_map(|(volume, e, is_clean)| Command::UnlockVolume {
+            volume,
+            epoch: Epoch(e),
+            is_clean,
+        }),
         (id(), n(), n()).prop_map(|(volume, epoch, count)| {
             Command::ReserveINodes { volume, epoch: Epoch(epoch), count }
         }),

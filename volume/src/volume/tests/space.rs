@@ -1,6 +1,63 @@
 //! Space: garbage collection, trims, a full cluster.
 
+use torus_blockstore::{BlockIndex, BlockPool, Epoch, INodeIndex, INodeRef, Seal};
+use torus_metadata::{Head, LogPosition, Outcome};
+
 use super::*;
+use crate::extent::Location;
+use crate::map::Map;
+
+#[test]
+fn opening_a_large_volume_reads_little_of_it() {
+    const PAGES: u64 = 16 << 18;
+    let mut world = World::new(1, 1);
+    world.execute(Command::CreateVolume { name: "large".into(), size: PAGES * 4096, spec: None });
+    let services = world.services();
+    world.client();
+    // The map of 16 GiB in blocks of 127 pages, as writing them in order makes it.
+    let (id, inode) = (world.metadata("large").id, INodeIndex(1));
+    let mut map = Map::new(id, BlockSpec::default());
+    for (index, page) in (0..PAGES).step_by(127).enumerate() {
+        let block = map.table.add(inode, BlockIndex(index as u64));
+        let pages = (PAGES - page).min(127) as u32;
+        map.set(page, pages, Some(Location { block, offset: 2, header: 0 }));
+        map.table.sealed(block, Seal { length: pages * 4096, crc: 0 });
+    }
+    let session = |applied: Applied| match applied.outcome {
+        Outcome::Session(id) => id,
+        other => panic!("{other:?}"),
+    };
+    let opened = Command::OpenSession { owner: "builder".into(), ttl_ms: 1000 };
+    let session = session(world.try_execute(opened).unwrap());
+    world.execute(Command::LockVolume { volume: id, session });
+    world.execute(Command::ReserveINodes { volume: id, epoch: Epoch(1), count: 2 });
+    let name = INodeRef { volume: id, inode: INodeIndex(2) };
+    let stream = Bytes::from(map.prepare(name, Epoch(1)).stream);
+    let blocks = (stream.len() as u64).div_ceil(BLOCK_SIZE.into());
+    let pool = world.pool.clone();
+    world.run(async {
+        for index in 0..blocks {
+            let start = (index * u64::from(BLOCK_SIZE)) as usize;
+            let data = stream.slice(start..stream.len().min(start + BLOCK_SIZE as usize));
+            let block = crate::checkpoint::inode_block(name, BlockIndex(index));
+            pool.put(vec![peer(1)], block, Epoch(1), data).await.unwrap();
+        }
+    });
+    let position = LogPosition { inode, block: BlockIndex(PAGES), offset: 0 };
+    let head = Head { volume: id, inode: INodeIndex(2), blocks, epoch: Epoch(1), position };
+    world.execute(Command::CommitHead { volume: id, head });
+    world.execute(Command::CloseSession(session));
+    world.run(async {
+        pool.take_read();
+        let volume = open(services, "large", World::options()).await.unwrap();
+        let read = pool.take_read();
+        assert!(read < 32 << 10, "{read} bytes, of {} in the checkpoint", stream.len());
+        let mapped = volume.mapped(PAGES * 2048, 8192).await.unwrap();
+        assert_eq!(mapped, [(8192, true)]);
+        let read = pool.take_read();
+        assert!(read < 256 << 10, "{read} bytes for a page of the map");
+    });
+}
 
 #[test]
 fn overwritten_space_comes_back() {
