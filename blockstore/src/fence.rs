@@ -5,6 +5,9 @@
 //! [`raise`](FenceTable::raise) waits for the older ones inside, so that what a new owner reads
 //! after its raise was answered is all that the old one will ever have written here.
 //!
+//! An epoch keeps older ones out as soon as it is being raised, and counts for nothing else before
+//! it is durable: a restart could forget it.
+//!
 //! `block/fence-current.log` is a row of 32-byte records, integers little-endian; none crosses a
 //! sector. The first is the head:
 //!
@@ -28,6 +31,10 @@
 //! A record is synced before the next is written. So only the last can be torn, and nobody was
 //! told of it: it is dropped. Anything else that is no record is damage, and the table is refused:
 //! to forget an epoch is to let two writers in.
+//!
+//! After a failed sync the cache may show a record that the medium lacks, and a later sync of the
+//! same file says nothing about it. So the table takes no more raises then, and is written to a new
+//! file whenever it is opened: what is believed from then on was synced by this process.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -63,6 +70,8 @@ pub struct FenceTable {
 #[derive(Default)]
 struct Gate {
     newest: Epoch,
+    /// As of [`Log::durable`].
+    durable: Epoch,
     /// How many are inside, by epoch.
     inside: BTreeMap<Epoch, usize>,
 }
@@ -98,14 +107,9 @@ impl FenceTable {
             return Err(Error::Damaged { path, what: "it is missing" });
         }
         let bytes = read_file(disk, &path, LIMIT)?;
-        let (durable, records) = decode(&path, &bytes)?;
-        let is_compact = bytes.len() == LEN * (records + 1) && records == durable.len();
-        if !is_compact {
-            replace_file(disk, &path, &encode(&durable))?;
-        }
+        let (durable, _) = decode(&path, &bytes)?;
+        replace_file(disk, &path, &encode(&durable))?;
         let file = disk.open(&path).map_err(Error::io("open", &path))?;
-        // An earlier run may have written a record and died before it was durable.
-        file.sync().map_err(Error::io("sync", &path))?;
         let records = durable.len() as u64;
         Ok(Self::with(durable, Some((file, path)), records))
     }
@@ -120,7 +124,7 @@ impl FenceTable {
         file: Option<(Box<dyn DiskFile>, PathBuf)>,
         records: u64,
     ) -> Self {
-        let gate = |newest| Gate { newest, inside: BTreeMap::new() };
+        let gate = |newest| Gate { newest, durable: newest, inside: BTreeMap::new() };
         let gates = durable.iter().map(|(&volume, &epoch)| (volume, gate(epoch))).collect();
         let log = Log { file, records, durable, poisoned: false };
         Self { gates: Mutex::new(gates), left: Condvar::new(), log: Mutex::new(log) }
@@ -131,6 +135,11 @@ impl FenceTable {
         self.gates().get(&volume).map_or(Epoch(0), |gate| gate.newest)
     }
 
+    /// Whether a raise of `volume` to `epoch` or higher has succeeded.
+    pub fn is_raised(&self, volume: VolumeId, epoch: Epoch) -> bool {
+        self.gates().get(&volume).map_or(Epoch(0), |gate| gate.durable) >= epoch
+    }
+
     /// Whether `epoch` is not older than the newest one, which an error tells. The answer may be
     /// out of date at once: an append needs [`admit`](Self::admit).
     pub fn check(&self, volume: VolumeId, epoch: Epoch) -> Result<(), Epoch> {
@@ -138,7 +147,9 @@ impl FenceTable {
         if newest <= epoch { Ok(()) } else { Err(newest) }
     }
 
-    /// As [`check`](Self::check), and keeps newer epochs out until the admission is dropped.
+    /// As [`check`](Self::check), and keeps newer epochs out until the admission is dropped. What is
+    /// written under it outlives a restart: see to it first that `epoch`
+    /// [`is_raised`](Self::is_raised).
     pub fn admit(&self, volume: VolumeId, epoch: Epoch) -> Result<Admission<'_>, Epoch> {
         let mut gates = self.gates();
         let gate = gates.entry(volume).or_default();
@@ -156,6 +167,7 @@ impl FenceTable {
         log.check()?;
         let newest = self.shut(volume, epoch);
         log.keep(volume, newest)?;
+        self.gates().entry(volume).or_default().durable = newest;
         Ok(newest)
     }
 
@@ -210,12 +222,12 @@ impl Log {
         }
         if let Some((file, path)) = &self.file {
             let number = self.records + 1;
-            let written = file
-                .write_at(number * LEN as u64, &encode_record(volume, epoch, number))
-                .map_err(Error::io("write", path))
-                .and_then(|()| file.sync().map_err(Error::io("sync", path)));
-            self.poisoned = written.is_err();
-            written?;
+            // If this fails, the next record is written over what it left.
+            file.write_at(number * LEN as u64, &encode_record(volume, epoch, number))
+                .map_err(Error::io("write", path))?;
+            let synced = file.sync();
+            self.poisoned = synced.is_err();
+            synced.map_err(Error::io("sync", path))?;
             self.records = number;
         }
         self.durable.insert(volume, epoch);

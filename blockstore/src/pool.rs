@@ -9,14 +9,17 @@ use futures::future::BoxFuture;
 
 use crate::{BlockRef, BlockState, Epoch, PeerId, Seal, VolumeId};
 
-/// Where the blocks of a window go: the first peers, as many as the ring's replication, of the
-/// ring's permutation for each block, less the excluded ones.
+/// Where the blocks of a window go: the first peers, as many as there are to be copies, of the ring's
+/// permutation for each block, less the excluded ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
     /// Version of the ring that was current when the window was committed.
     pub ring: u64,
-    /// Peers to pass over, because they did not answer when the window was committed.
+    /// Peers to pass over, because they did not answer or were full when the window was committed.
     pub excluded: Vec<PeerId>,
+    /// How many peers hold each block, where the volume's block spec asks for a number of its own; no
+    /// more than the ring has. `None`: the ring's replication.
+    pub copies: Option<u32>,
 }
 
 /// Bytes for one open block.
@@ -84,8 +87,8 @@ pub trait BlockPool: Send + Sync + 'static {
     /// known. A placement may name fewer: whether they are enough is for the writer to say.
     fn replication(&self) -> u32;
 
-    /// A placement in the present ring that passes over the peers that do not answer now, if
-    /// enough remain.
+    /// A placement in the present ring that passes over the peers that do not answer, fail or are full
+    /// now. It names no number of copies: the volume puts in its own.
     fn place_now(&self) -> BoxFuture<'static, Result<Placement, PoolError>>;
 
     /// The peers that may hold `block` under `placement`: those and no others.
@@ -146,13 +149,28 @@ pub trait BlockPool: Send + Sync + 'static {
         data: Bytes,
     ) -> BoxFuture<'static, Result<(), CutOff>>;
 
-    /// Deletes a block that its volume needs no more, durably, on every one of `peers`.
+    /// Deletes blocks of one volume that it needs no more, durably, on every one of `peers`, in as
+    /// many requests as it takes. A peer that has no copy has deleted it.
     fn delete(
         &self,
         peers: Vec<PeerId>,
-        block: BlockRef,
+        blocks: Vec<BlockRef>,
         epoch: Epoch,
     ) -> BoxFuture<'static, Result<(), CutOff>>;
+
+    /// Blocks of `volume` that `peer` holds, in their order behind `after`; none left when the
+    /// answer is empty.
+    fn list(
+        &self,
+        peer: PeerId,
+        volume: VolumeId,
+        after: Option<BlockRef>,
+    ) -> BoxFuture<'static, Result<Vec<(BlockRef, BlockState)>, PoolError>>;
+
+    /// Whether the peers of the present ring have so little room left that writers should take
+    /// nothing new: what they have accepted, checkpoints and garbage collection use the rest. Of the
+    /// last second; cheap.
+    fn is_full(&self) -> bool;
 
     /// Tells `peer` that its copy of `block` failed a check: it verifies it and fetches a good one.
     fn suspect(&self, peer: PeerId, block: BlockRef);

@@ -1,7 +1,6 @@
 //! Volumes for clients: `torusblk`.
 
 mod attach;
-mod cluster;
 mod exports;
 mod serve;
 
@@ -13,6 +12,7 @@ use tokio::runtime::Builder;
 use crate::address::Address;
 use crate::failure::Failure;
 use crate::logging;
+use crate::name::Source;
 
 /// Serves Torus volumes as block devices.
 #[derive(Debug, Parser)]
@@ -47,9 +47,11 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve volumes to NBD clients; all volumes, each opened when a client asks, if none is named.
+    /// Serve volumes to NBD clients, and snapshots read-only; all of them, each opened when a client
+    /// asks, if none is named.
     Nbdserve {
-        volumes: Vec<String>,
+        #[arg(value_name = "VOLUME[@SNAPSHOT]")]
+        volumes: Vec<Source>,
         /// Listen on this TCP address [default: 127.0.0.1:10809, unless --unix is given]
         #[arg(short, long, value_name = "HOST:PORT")]
         listen: Option<std::net::SocketAddr>,
@@ -57,10 +59,10 @@ enum Command {
         #[arg(long, value_name = "PATH")]
         unix: Option<PathBuf>,
     },
-    /// Attach a volume to the kernel's NBD driver, or detach a device.
+    /// Attach a volume or a snapshot to the kernel's NBD driver, or detach a device.
     Nbd {
-        #[arg(required_unless_present = "detach")]
-        volume: Option<String>,
+        #[arg(value_name = "VOLUME[@SNAPSHOT]", required_unless_present = "detach")]
+        volume: Option<Source>,
         /// The device, as /dev/nbd0; any free one if it is left out.
         device: Option<PathBuf>,
         /// Detach this device, then end.
@@ -82,11 +84,13 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let result = runtime.block_on(async {
         match arguments.command {
             Command::Nbdserve { volumes, listen, unix } => {
-                serve::run(cluster, volumes, listen, unix).await
+                let names = volumes.iter().map(Source::to_string).collect();
+                serve::run(cluster, names, listen, unix).await
             }
             Command::Nbd { detach: Some(device), .. } => attach::detach(&device).await,
             Command::Nbd { volume, device, .. } => {
-                attach::run(cluster, volume.unwrap_or_default(), device).await
+                let name = volume.map(|volume| volume.to_string()).unwrap_or_default();
+                attach::run(cluster, name, device).await
             }
         }
     });

@@ -5,14 +5,21 @@
 //! of the state machine itself ([`rehearsal`]).
 
 mod arguments;
+mod clock;
 mod cluster;
+mod progress;
 mod rehearsal;
 mod report;
+mod storage;
+mod transfer;
 
+mod export;
+mod import;
 mod init;
 mod member;
 mod peer;
 mod ring;
+mod snapshot;
 mod status;
 mod volume;
 
@@ -32,11 +39,12 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     if let Some(never) = arguments.etcd {
         match never {}
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let report = runtime.block_on(execute(&arguments))?;
-    // A lookup of a name that hangs is not waited for.
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().thread_name("torusctl").enable_all().build()?;
+    let report = runtime.block_on(execute(&arguments));
+    // A lookup of a name that hangs is not waited for, nor a pipe that nobody writes to.
     runtime.shutdown_background();
-    report.print(arguments.json)
+    report?.print(arguments.json)
 }
 
 async fn execute(arguments: &Arguments) -> Result<Report, Failure> {
@@ -47,7 +55,9 @@ async fn execute(arguments: &Arguments) -> Result<Report, Failure> {
         Command::Peer(command) => peer::run(&cluster, command).await,
         Command::Ring(command) => ring::run(&cluster, command).await,
         Command::Volume(command) => volume::run(&cluster, command).await,
+        Command::Snapshot(command) => snapshot::run(&cluster, command).await,
         Command::Block(BlockCommand::Create(volume)) => volume::create(&cluster, volume).await,
+        Command::Block(BlockCommand::Snapshot(command)) => snapshot::run(&cluster, command).await,
         Command::Status => status::run(&cluster).await,
         Command::Version => Ok(version()),
         Command::Completion { shell } => Ok(completion(*shell)),
@@ -65,4 +75,11 @@ fn completion(shell: Shell) -> Report {
     let script = String::from_utf8_lossy(&script).into_owned();
     let json = json!({ "shell": shell.to_string(), "script": script });
     Report::new(script, json)
+}
+
+/// Examples for the tests of other modules.
+#[cfg(test)]
+pub(crate) mod tests {
+    pub(crate) use super::snapshot::tests::with_snapshots;
+    pub(crate) use super::volume::tests::volume;
 }

@@ -3,9 +3,12 @@
 
 pub mod address;
 pub mod blk;
+pub mod connection;
 pub mod ctl;
 pub mod daemon;
 pub mod failure;
 pub mod interrupt;
 pub mod logging;
+pub mod name;
 pub mod size;
+pub mod stream;

@@ -10,7 +10,7 @@ pub enum Refusal {
     /// Another peer may hold the block.
     #[error("it does not hold the block")]
     NoSuchBlock,
-    /// Its store has no free slot.
+    /// Its store has no free slot, or none for this: a part is a reserve.
     #[error("its store is full")]
     Full,
     /// The epoch of the request has ended for good.

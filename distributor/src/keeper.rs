@@ -11,7 +11,8 @@
 //!   holders that follow different rings never drop a block in favour of each other.
 //!
 //! Requests of epoch 0 come from daemons that repair. They fill gaps and settle what a crash left;
-//! they cannot append, delete or fence.
+//! they cannot append, delete or fence, and add no copy where only the reserve of the store is left
+//! (see `space`).
 
 mod content;
 #[cfg(test)]
@@ -24,14 +25,15 @@ use bytes::Bytes;
 pub(crate) use content::answer_length;
 use tokio::sync::Notify;
 use torus_blockstore::{
-    Admission, Append, BlockRef, BlockState, BlockStore, Epoch, Error, FenceTable, Seal, VolumeId,
+    Admission, Append, BlockKind, BlockRef, BlockState, BlockStore, Epoch, Error, FenceTable, Seal,
+    VolumeId,
 };
 use torus_metadata::RingVersion;
 
 use crate::lock::{lock, read, write};
 use crate::progress::Progress;
 use crate::protocol::BATCH_BLOCKS;
-use crate::{Refusal, Request, Response, StateQuery, Status};
+use crate::{Refusal, Request, Response, StateQuery, Status, Usage};
 
 /// The owner that repairs: no writer's.
 pub(crate) const NOBODY: Epoch = Epoch(0);
@@ -107,7 +109,6 @@ impl Keeper {
                 now(Response::Done)
             }
             Request::Status => now(Response::Status(self.status())),
-            Request::Ping => now(Response::Done),
         }
     }
 
@@ -118,7 +119,7 @@ impl Keeper {
 
     /// Whether `epoch` is new here, so that its first request waits for the disk.
     pub(crate) fn is_news(&self, volume: VolumeId, epoch: Epoch) -> bool {
-        self.fences.newest(volume) < epoch
+        !self.fences.is_raised(volume, epoch)
     }
 
     fn append(&self, append: &Append) -> Result<(Response, Due), Refusal> {
@@ -129,14 +130,21 @@ impl Keeper {
         match &append.data[..] {
             [] => self.expect_length(append.block, append.offset)?,
             [part] if part.is_empty() => self.expect_length(append.block, append.offset)?,
-            [part] => self.store.append(append.block, append.offset, part).map_err(refuse)?,
+            [part] => self.append_bytes(append, part)?,
             // One write of the whole is less work for the disk than many small ones.
-            parts => {
-                let whole = parts.concat();
-                self.store.append(append.block, append.offset, &whole).map_err(refuse)?;
-            }
+            parts => self.append_bytes(append, &parts.concat())?,
         }
         Ok((Response::Done, if append.sync { Due::AfterSync } else { Due::Now }))
+    }
+
+    /// The last of the reserve is for checkpoints, which let data be deleted: no block is begun there.
+    fn append_bytes(&self, append: &Append, bytes: &[u8]) -> Result<(), Refusal> {
+        let Append { block, offset, .. } = *append;
+        let begins = offset == 0 && block.kind == BlockKind::Data;
+        if begins && self.store.state(block).is_none() && self.usage().is_spent() {
+            return Err(Refusal::Full);
+        }
+        self.store.append(block, offset, bytes).map_err(refuse)
     }
 
     /// A sync without bytes vouches for those before it, so they must be here.
@@ -164,15 +172,19 @@ impl Keeper {
             return Err(Refusal::Invalid);
         }
         let seal = Seal::of(data);
-        let kept = match self.store.state(block) {
-            Some(BlockState::Sealed(kept)) if self.is_good(block) => Some(kept),
-            _ => None,
-        };
-        match kept {
-            Some(kept) if kept == seal => {}
-            Some(_) if epoch == NOBODY => return Err(Refusal::Sealed),
-            _ => self.store.put(block, data).map_err(refuse)?,
+        match self.store.state(block) {
+            Some(BlockState::Sealed(kept)) if self.is_good(block) => {
+                if kept == seal {
+                    return Ok((Response::Done, Due::AfterSync));
+                }
+                if epoch == NOBODY {
+                    return Err(Refusal::Sealed);
+                }
+            }
+            None if epoch == NOBODY && !self.usage().has_room() => return Err(Refusal::Full),
+            _ => {}
         }
+        self.store.put(block, data).map_err(refuse)?;
         Ok((Response::Done, Due::AfterSync))
     }
 
@@ -252,10 +264,16 @@ impl Keeper {
         content::list(&*self.store, volume, after, limit)
     }
 
+    /// How full the store is.
+    pub fn usage(&self) -> Usage {
+        Usage { used_blocks: self.store.used_blocks(), geometry: self.store.geometry() }
+    }
+
     fn status(&self) -> Status {
+        let usage = self.usage();
         let mut status = self.progress.status();
-        status.used_blocks = self.store.used_blocks();
-        status.capacity_blocks = self.store.geometry().capacity_blocks;
+        status.used_blocks = usage.used_blocks;
+        status.capacity_blocks = usage.geometry.capacity_blocks;
         status.ring = self.ring().0;
         status
     }

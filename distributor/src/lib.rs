@@ -9,11 +9,14 @@
 //! - After a fence was answered, nothing of an older epoch follows (`keeper`).
 //! - A read asks everybody who may have the block before it fails (`pool`).
 //! - No copy is deleted for want of an answer (`rebalance`).
+//! - Writers stop before peers have no room left for checkpoints and repair (`space`).
 
 mod ring;
 
 mod error;
 mod protocol;
+
+mod space;
 
 mod keeper;
 mod outbox;
@@ -41,3 +44,4 @@ pub use protocol::{Request, Response, StateQuery, Status};
 pub use rebalance::{Rebalancer, StoreWork};
 pub use ring::Placer;
 pub use server::{Identity, PeerServer, ServeError};
+pub use space::{Usage, reserve_blocks};

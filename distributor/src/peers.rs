@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use torus_blockstore::PeerId;
 
-use crate::{PeerError, Request, Response};
+use crate::{PeerError, Request, Response, Usage};
 
 pub use tcp::TcpPeers;
 
@@ -20,7 +21,10 @@ pub use tcp::TcpPeers;
 pub enum Health {
     /// The first attempt to reach it has not ended.
     Unknown,
-    Up,
+    /// It answers, on a connection since then: one that was lost meanwhile shows.
+    Up {
+        since: Instant,
+    },
     Down,
 }
 
@@ -46,6 +50,10 @@ pub trait Peers: Send + Sync + 'static {
 
     /// Whether `peer` answers now.
     fn is_up(&self, peer: PeerId) -> bool {
-        self.health().borrow().get(&peer) == Some(&Health::Up)
+        matches!(self.health().borrow().get(&peer), Some(Health::Up { .. }))
     }
+
+    /// How full the store of `peer` is, by what it said within the last second; `None`: it does not
+    /// answer, or has not said it yet.
+    fn usage(&self, peer: PeerId) -> Option<Usage>;
 }

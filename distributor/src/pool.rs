@@ -3,6 +3,7 @@
 //! It keeps no lock while it waits for anybody, and depends on the metadata service only for rings
 //! that it has not seen yet: reads, writes and flushes go on while the service is away.
 
+mod place;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -24,15 +25,13 @@ use torus_blockstore::{
 use torus_metadata::{Answer, MetadataService, Query, RingVersion};
 
 use crate::lock::lock;
+use crate::protocol::BATCH_BLOCKS;
 use crate::write::{Event, ReplicatedWrite};
-use crate::{Health, PeerError, Peers, Placer, Refusal, Request, Response, View};
+use crate::{PeerError, Peers, Placer, Refusal, Request, Response, View};
 
 /// How long a placement waits for the first word of a peer that nobody has reached yet, and of the
 /// metadata service.
 const FIRST_WORD: Duration = Duration::from_secs(3);
-
-/// For how long a peer whose store is full, failing or far too slow gets no new blocks.
-const AILING: Duration = Duration::from_secs(30);
 
 /// Where the answers of a replicated operation come from.
 type Answers = FuturesUnordered<BoxFuture<'static, (PeerId, Result<Response, PeerError>)>>;
@@ -84,6 +83,28 @@ impl Distributor {
             answer.map(move |answer| (peer, answer)).boxed()
         };
         peers.iter().map(send).collect()
+    }
+
+    /// Sends requests to one peer, each when the one before was answered, the first at once; ends
+    /// with the first that fails.
+    fn ask_all(
+        &self,
+        peer: PeerId,
+        requests: Arc<[Request]>,
+    ) -> BoxFuture<'static, (PeerId, Result<Response, PeerError>)> {
+        let peers = Arc::clone(&self.shared.peers);
+        let mut sent = requests.first().map(|first| peers.request(peer, first.clone()));
+        async move {
+            for next in 1..=requests.len() {
+                let Some(answer) = sent.take() else { break };
+                if let Err(error) = answer.await {
+                    return (peer, Err(error));
+                }
+                sent = requests.get(next).map(|request| peers.request(peer, request.clone()));
+            }
+            (peer, Ok(Response::Done))
+        }
+        .boxed()
     }
 
     /// Sends to all of `peers` and waits for them.
@@ -139,20 +160,10 @@ impl Shared {
             Err(error) => {
                 // One line a request: the link says that the peer is lost, the volume what it does.
                 tracing::debug!(%peer, %error, "a peer failed a write");
-                let is_ailing = matches!(
-                    error,
-                    PeerError::TooSlow | PeerError::Refused(Refusal::Full | Refusal::Disk)
-                );
-                if is_ailing {
-                    lock(&self.ailing).insert(peer, Instant::now() + AILING);
-                }
+                self.note_failure(peer, &error);
                 Event::Failed(peer)
             }
         }
-    }
-
-    fn is_ailing(&self, peer: PeerId, now: Instant) -> bool {
-        lock(&self.ailing).get(&peer).is_some_and(|&until| now < until)
     }
 
     /// The present ring, waited for if this process has not read it yet.
@@ -182,28 +193,6 @@ impl Shared {
         lock(&self.rings).insert(version, Arc::clone(&placer));
         Ok(placer)
     }
-
-    async fn place_now(&self) -> Result<Placement, PoolError> {
-        let Some(ring) = self.ring().await else {
-            return Err(PoolError::UnknownRing { version: 0 });
-        };
-        let members: Vec<PeerId> = ring.ring().members.iter().map(|member| member.peer).collect();
-        let mut health = self.peers.health();
-        let all_known = health.wait_for(|health| {
-            members.iter().all(|peer| !matches!(health.get(peer), None | Some(Health::Unknown)))
-        });
-        // A peer that says nothing for so long is as good as down.
-        drop(timeout(FIRST_WORD, all_known).await);
-        let health = Arc::clone(&self.peers.health().borrow());
-        let now = Instant::now();
-        let is_well =
-            |peer: &PeerId| health.get(peer) == Some(&Health::Up) && !self.is_ailing(*peer, now);
-        let (well, excluded): (Vec<_>, Vec<_>) = members.into_iter().partition(is_well);
-        if well.is_empty() {
-            return Err(PoolError::TooFewPeers { found: 0, needed: ring.replication() });
-        }
-        Ok(Placement { ring: ring.version().0, excluded })
-    }
 }
 
 impl BlockPool for Distributor {
@@ -230,7 +219,7 @@ impl BlockPool for Distributor {
         async move {
             let ring = shared.ring_of(RingVersion(placement.ring)).await?;
             let excluded: BTreeSet<PeerId> = placement.excluded.into_iter().collect();
-            Ok(ring.places(&block, &excluded))
+            Ok(ring.places(&block, &excluded, placement.copies))
         }
         .boxed()
     }
@@ -315,11 +304,42 @@ impl BlockPool for Distributor {
     fn delete(
         &self,
         peers: Vec<PeerId>,
-        block: BlockRef,
+        blocks: Vec<BlockRef>,
         epoch: Epoch,
     ) -> BoxFuture<'static, Result<(), CutOff>> {
-        let request = Request::Delete { epoch, blocks: vec![block] };
-        self.replicate(peers, &request, Patience::UntilAll)
+        let batches: Arc<[Request]> = blocks
+            .chunks(BATCH_BLOCKS)
+            .map(|blocks| Request::Delete { epoch, blocks: blocks.to_vec() })
+            .collect();
+        let answers = peers.iter().map(|&peer| self.ask_all(peer, Arc::clone(&batches))).collect();
+        let shared = Arc::clone(&self.shared);
+        async move {
+            shared.collect(ReplicatedWrite::new(peers), answers, Patience::UntilAll).await
+        }
+        .boxed()
+    }
+
+    fn list(
+        &self,
+        peer: PeerId,
+        volume: VolumeId,
+        after: Option<BlockRef>,
+    ) -> BoxFuture<'static, Result<Vec<(BlockRef, BlockState)>, PoolError>> {
+        #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
+        let limit = BATCH_BLOCKS as u32;
+        let request = Request::List { volume: Some(volume), after, limit };
+        let answer = self.shared.peers.request(peer, request);
+        async move {
+            match answer.await {
+                Ok(Response::Blocks(blocks)) => Ok(blocks),
+                other => Err(explain(peer, other)),
+            }
+        }
+        .boxed()
+    }
+
+    fn is_full(&self) -> bool {
+        self.shared.is_full()
     }
 
     fn suspect(&self, peer: PeerId, block: BlockRef) {

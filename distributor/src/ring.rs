@@ -1,7 +1,8 @@
 //! The ring: which peers hold a block. A pure function from a block reference to all members of
 //! the ring, the preferred first.
 //!
-//! The first `replication` peers of the permutation are the places of a block; the rest are where
+//! The first peers of the permutation are the places of a block: as many as its volume has copies,
+//! which is the ring's `replication` unless the volume asks for another number. The rest are where
 //! a reader looks when it is not there. The kinds and what they do with the reference:
 //!
 //! | kind   | permutation                                                                     |
@@ -55,12 +56,18 @@ impl Placer {
 
     /// How many peers hold a block: what the ring says, but no more than it has members.
     pub fn replication(&self) -> usize {
+        self.copies(None)
+    }
+
+    /// As [`replication`](Self::replication), for a volume that asks for a number of its own.
+    fn copies(&self, asked: Option<u32>) -> usize {
         let members = self.ring.members.len();
         match self.ring.kind {
             RingKind::Empty => 0,
             RingKind::Single => members.min(1),
             RingKind::Mod | RingKind::Ketama => {
-                usize::try_from(self.ring.replication.max(1)).map_or(members, |r| r.min(members))
+                let copies = asked.unwrap_or(self.ring.replication).max(1);
+                usize::try_from(copies).map_or(members, |copies| copies.min(members))
             }
         }
     }
@@ -72,20 +79,26 @@ impl Placer {
 
     /// All members, in the order in which they are to hold or to be asked for `block`.
     pub fn permutation(&self, block: &BlockRef) -> Vec<PeerId> {
-        self.order(block, &BTreeSet::new())
+        self.order(block, &BTreeSet::new(), self.replication())
     }
 
-    /// The peers that hold `block` when `excluded` are passed over: the permutation's first
-    /// `replication` of the others.
-    pub fn places(&self, block: &BlockRef, excluded: &BTreeSet<PeerId>) -> Vec<PeerId> {
-        let mut peers = self.order(block, excluded);
-        peers.truncate(self.replication());
+    /// The peers that hold `block` when `excluded` are passed over: the permutation's first of the
+    /// others, as many as the volume of the block asks for (`copies`) or else the ring.
+    pub fn places(
+        &self,
+        block: &BlockRef,
+        excluded: &BTreeSet<PeerId>,
+        copies: Option<u32>,
+    ) -> Vec<PeerId> {
+        let copies = self.copies(copies);
+        let mut peers = self.order(block, excluded, copies);
+        peers.truncate(copies);
         peers
     }
 
     /// Zones are spread after the exclusion, so that a block whose peer is lost goes to a zone that
     /// has no copy yet.
-    fn order(&self, block: &BlockRef, excluded: &BTreeSet<PeerId>) -> Vec<PeerId> {
+    fn order(&self, block: &BlockRef, excluded: &BTreeSet<PeerId>, copies: usize) -> Vec<PeerId> {
         let members = &self.ring.members;
         let walk = match self.ring.kind {
             RingKind::Empty => Vec::new(),
@@ -95,7 +108,7 @@ impl Placer {
         };
         let walk = walk.into_iter().filter(|&at| !excluded.contains(&members[at].peer));
         let order = match self.ring.kind {
-            RingKind::Ketama => spread(walk, self.replication(), |at| &members[at].zone),
+            RingKind::Ketama => spread(walk, copies, |at| &members[at].zone),
             RingKind::Empty | RingKind::Single | RingKind::Mod => walk.collect(),
         };
         order.into_iter().map(|at| members[at].peer).collect()

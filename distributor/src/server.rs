@@ -126,7 +126,7 @@ impl PeerServer {
             return asker.answer(Err(Refusal::ShuttingDown));
         }
         let in_place = match &request {
-            Request::Append(_) | Request::Suspect { .. } | Request::Status | Request::Ping => true,
+            Request::Append(_) | Request::Suspect { .. } | Request::Status => true,
             Request::State(query) => !query.verify,
             Request::Read { block, ranges } => {
                 match self.inner.keeper.read_cached(*block, ranges) {

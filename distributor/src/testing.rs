@@ -114,6 +114,9 @@ impl BlockStore for Rigged {
     }
 
     fn seal(&self, block: BlockRef, seal: Seal) -> Result<(), Error> {
+        if self.is_unsettled(block) && lock(&self.rotten).contains(&block) {
+            return Err(Error::Checksum { block, expected: seal.crc, found: !seal.crc });
+        }
         self.temp.seal(block, seal)?;
         lock(&self.unsettled).remove(&block);
         Ok(())
@@ -226,10 +229,20 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// `count` peers, of which the first `members` make up the ring.
     pub(crate) async fn start(count: u128, members: u128, replication: u32) -> Self {
+        Self::with_capacity(count, members, replication, 1000).await
+    }
+
+    /// As [`start`](Self::start), with room for so many blocks on each peer.
+    pub(crate) async fn with_capacity(
+        count: u128,
+        members: u128,
+        replication: u32,
+        capacity_blocks: u64,
+    ) -> Self {
         let metadata = Arc::new(TempService::new());
         let mut nodes = Vec::new();
         for number in 1..=count {
-            nodes.push(Node::start(number, 1000).await);
+            nodes.push(Node::start(number, capacity_blocks).await);
         }
         let global = GlobalMetadata {
             cluster: CLUSTER,

@@ -4,8 +4,8 @@
 use torus_blockstore::{BlockSpec, Epoch, INodeIndex, PeerId, VolumeId};
 
 use crate::{
-    GlobalMetadata, Head, NodeId, Peer, Refusal, Revision, Ring, RingVersion, Session, SessionId,
-    Volume, Window,
+    AskId, GlobalMetadata, Head, NodeId, Peer, Refusal, Revision, Ring, RingVersion, Session,
+    SessionId, SnapshotId, Task, Volume, Window,
 };
 
 /// A change of the state.
@@ -32,9 +32,53 @@ pub enum Command {
         size: u64,
         spec: Option<BlockSpec>,
     },
-    /// Deletes a volume that nobody has locked.
+    /// Deletes a volume that nobody has locked and from whose snapshots there are no clones; one
+    /// that has snapshots only with `force`.
     DeleteVolume {
         name: String,
+        force: bool,
+    },
+    /// Gives a volume another name, also while it is locked.
+    RenameVolume {
+        name: String,
+        to: String,
+    },
+    /// Creates a volume from a snapshot of another; answers the new one.
+    CloneVolume {
+        volume: VolumeId,
+        snapshot: SnapshotId,
+        name: String,
+    },
+    /// Changes a volume's size. Anyone may make it larger (`epoch` is `None`); smaller only its
+    /// writer, which has cut the data behind the new end. Answers the ask, if it was one.
+    ResizeVolume {
+        volume: VolumeId,
+        epoch: Option<Epoch>,
+        size: u64,
+        ask: Option<AskId>,
+    },
+    /// Deletes a snapshot that has no clones, and no readers unless `force` is given. Its head is
+    /// retired.
+    DeleteSnapshot {
+        volume: VolumeId,
+        snapshot: SnapshotId,
+        force: bool,
+    },
+    /// Protects a snapshot from deletion while the session lives.
+    PinSnapshot {
+        volume: VolumeId,
+        snapshot: SnapshotId,
+        session: SessionId,
+    },
+    /// Asks the writers of locked volumes for something; answers its ID. Several volumes are asked
+    /// at once only for snapshots, and only when one owner has them all.
+    AskWriters {
+        volumes: Vec<VolumeId>,
+        task: Task,
+    },
+    /// Takes an ask back, as far as it was not answered.
+    WithdrawAsk {
+        ask: AskId,
     },
     OpenSession {
         owner: String,
@@ -55,9 +99,11 @@ pub enum Command {
         session: SessionId,
         epoch: Epoch,
     },
+    /// Frees the lock. `is_clean`: nothing is left on the peers that the volume does not need.
     UnlockVolume {
         volume: VolumeId,
         epoch: Epoch,
+        is_clean: bool,
     },
     /// Reserves `count` INode indexes; answers the first.
     ReserveINodes {
@@ -75,6 +121,41 @@ pub enum Command {
         volume: VolumeId,
         head: Head,
     },
+    /// Takes a snapshot: pins the present head under a name; answers its ID, and the ask, if it was
+    /// one.
+    CommitSnapshot {
+        volume: VolumeId,
+        epoch: Epoch,
+        name: String,
+        created_ms: u64,
+        ask: Option<AskId>,
+    },
+    /// Makes the head and the size those of a snapshot; the former head is retired. By the lock's
+    /// holder, which has written nothing that it has not committed.
+    RestoreSnapshot {
+        volume: VolumeId,
+        epoch: Epoch,
+        snapshot: SnapshotId,
+    },
+    /// The head points into the parent's blocks no more; answers the ask, if it was one.
+    CommitFlattened {
+        volume: VolumeId,
+        epoch: Epoch,
+        ask: Option<AskId>,
+    },
+    /// The blocks of this retired head were freed, as far as nothing else needs them.
+    CommitReclaimed {
+        volume: VolumeId,
+        epoch: Epoch,
+        head: Head,
+    },
+    /// Says that the writer does not do what it was asked, and why.
+    RefuseAsk {
+        volume: VolumeId,
+        epoch: Epoch,
+        ask: AskId,
+        error: String,
+    },
 }
 
 /// A command that took effect.
@@ -87,6 +168,7 @@ pub struct Applied {
 
 /// What a command gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "moved once a command")]
 pub enum Outcome {
     Done,
     Volume(Volume),
@@ -94,6 +176,8 @@ pub enum Outcome {
     Epoch(Epoch),
     INode(INodeIndex),
     Node(NodeId),
+    Snapshot(SnapshotId),
+    Ask(AskId),
 }
 
 /// The state machine's answer to a command: the same on every member.
@@ -115,6 +199,7 @@ pub enum Query {
 
 /// The state's answer, with the revision at which it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "moved once a question")]
 pub enum Answer {
     /// `None` before `init`. `volumes_minted` is the highest volume ID ever given: an ID up to it
     /// that names no volume belonged to a deleted one.
@@ -148,6 +233,7 @@ pub enum Answer {
 
 /// A change, as watchers see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "the largest is by far the most frequent")]
 pub enum Event {
     Initialised(GlobalMetadata),
     PeerChanged(Peer),

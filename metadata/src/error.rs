@@ -48,6 +48,30 @@ pub enum Refusal {
     WindowOrder,
     #[error("the head does not follow the volume's last one")]
     HeadOrder,
+    #[error("volume {volume:?} has a snapshot named {snapshot:?} already")]
+    SnapshotExists { volume: String, snapshot: String },
+    #[error("volume {volume:?} has no such snapshot")]
+    NoSuchSnapshot { volume: String },
+    /// Clones point into a snapshot's blocks.
+    #[error("{clones} {} made from snapshot {snapshot:?} of volume {volume:?}; flatten or delete {} first", if *.clones == 1 { "clone was" } else { "clones were" }, if *.clones == 1 { "it" } else { "them" })]
+    HasClones { volume: String, snapshot: String, clones: u64 },
+    #[error("volume {volume:?} has {snapshots} {}; delete {} first, or use --force", if *.snapshots == 1 { "snapshot" } else { "snapshots" }, if *.snapshots == 1 { "it" } else { "them" })]
+    HasSnapshots { volume: String, snapshots: u64 },
+    #[error(
+        "snapshot {snapshot:?} of volume {volume:?} is being read; --force deletes it all the same"
+    )]
+    SnapshotInUse { volume: String, snapshot: String },
+    /// An ask needs a writer.
+    #[error("volume {name:?} is not in use: it has no writer that could be asked")]
+    NoWriter { name: String },
+    #[error("the volumes are in use in different places; a group snapshot needs them in one")]
+    SeveralWriters,
+    #[error("the volume has unwritten data behind its head; only its writer can do this")]
+    HeadBehind,
+    #[error("the volume is smaller only by its writer's word")]
+    Shrinks,
+    #[error("this was not asked, or was answered or withdrawn")]
+    NoSuchAsk,
 }
 
 /// A failed call of the metadata service.

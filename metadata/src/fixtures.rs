@@ -13,6 +13,10 @@ pub(crate) fn init() -> Command {
     Command::Init { global, ring: ring(1, &[]) }
 }
 
+pub(crate) fn create(name: &str) -> Command {
+    Command::CreateVolume { name: name.to_owned(), size: 1 << 30, spec: None }
+}
+
 pub(crate) fn peer_id(number: u128) -> PeerId {
     PeerId(uuid::Uuid::from_u128(number))
 }

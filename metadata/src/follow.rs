@@ -16,6 +16,7 @@ const PAUSE_LAST: Duration = Duration::from_secs(1);
 
 /// One step of following.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "moved once a step")]
 pub enum Followed {
     /// All there is of one kind; it replaces what was known of it. Comes once for each kind at the
     /// beginning, and again when changes were missed that are no longer kept.
@@ -105,8 +106,9 @@ fn list(kind: EventKind) -> Query {
     }
 }
 
+/// Not spread by chance: the client does that with its attempts, and the simulation has none.
 async fn wait(pause: &mut Duration) {
-    tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+    tokio::time::sleep(*pause).await;
     *pause = (*pause * 2).min(PAUSE_LAST);
 }
 

@@ -58,10 +58,12 @@ impl History {
     }
 }
 
-/// What `events` take in memory, roughly; windows are the part that can be large.
+/// What `events` take in memory, roughly: by the parts that can be many.
 fn size(events: &[Event]) -> usize {
     let event = |event: &Event| match event {
-        Event::VolumeChanged(volume) => 128 * volume.windows.len(),
+        Event::VolumeChanged(volume) => {
+            128 * volume.windows.len() + 256 * volume.snapshots.len() + 64 * volume.retired.len()
+        }
         Event::RingChanged(ring) => 64 * ring.members.len(),
         _ => 0,
     };

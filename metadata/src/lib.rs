@@ -51,8 +51,9 @@ pub use follow::{Followed, follow};
 #[cfg(feature = "raft")]
 pub use member::{Member, MemberOptions, MemberState, StartError, Timing, Tuning};
 pub use model::{
-    GlobalMetadata, Head, Lock, LogPosition, NodeId, Peer, Revision, Ring, RingKind, RingKindError,
-    RingMember, RingVersion, Session, SessionId, Volume, Window,
+    Ask, AskAnswer, AskId, GlobalMetadata, Head, Lock, LogPosition, NodeId, Parent, Peer, Revision,
+    Ring, RingKind, RingKindError, RingMember, RingVersion, Session, SessionId, Snapshot,
+    SnapshotId, Task, Volume, Window,
 };
 pub use service::{MetadataService, WatchItem};
 pub use state::{State, block_size_is_valid};

@@ -19,6 +19,14 @@ pub struct RingVersion(pub u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub u64);
 
+/// A snapshot of a volume; counted per volume from 1, never reused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SnapshotId(pub u64);
+
+/// Something asked of volumes' writers: the revision at which it was asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AskId(pub u64);
+
 /// A client's session: the revision at which it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);
@@ -32,7 +40,7 @@ macro_rules! display_number {
         }
     )*};
 }
-display_number!(Revision RingVersion NodeId SessionId);
+display_number!(Revision RingVersion NodeId SnapshotId AskId SessionId);
 
 /// What `init` fixes for the life of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,11 +144,85 @@ pub struct Volume {
     /// The highest epoch that was granted.
     pub epoch: Epoch,
     pub lock: Option<Lock>,
+    /// The highest snapshot ID ever given.
+    pub snapshots_minted: SnapshotId,
+    /// Oldest first; names are unique within the volume.
+    pub snapshots: Vec<Snapshot>,
+    /// The snapshot that a clone was made from, for as long as its head or a snapshot of its own
+    /// may point into the parent's blocks.
+    pub parent: Option<Parent>,
+    /// Checkpoints that are the head's or a snapshot's no more, and whose blocks its writer has not
+    /// freed yet, as far as nothing else needs them; oldest first.
+    pub retired: Vec<Head>,
+    /// What others ask its writer, oldest first.
+    pub asks: Vec<Ask>,
+    /// What came of the last that were asked, oldest first.
+    pub answers: Vec<AskAnswer>,
+    /// Whether the peers hold nothing of the volume that it does not need: so its last writer said
+    /// when it closed it, and none has been allowed to write since.
+    pub is_clean: bool,
+}
+
+/// A volume as it was at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    pub id: SnapshotId,
+    pub name: String,
+    /// Bytes that the volume had then.
+    pub size: u64,
+    pub head: Head,
+    /// When it was asked for, in milliseconds since 1970, by the clock of who asked; for people.
+    pub created_ms: u64,
+    /// Whether it may point into the parent's blocks.
+    pub needs_parent: bool,
+    /// Sessions that read it now.
+    pub readers: BTreeSet<SessionId>,
+}
+
+/// What a clone was made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parent {
+    pub volume: VolumeId,
+    pub snapshot: SnapshotId,
+    /// Whether the clone's head may still point into the parent's blocks; its snapshots say so
+    /// themselves.
+    pub needed_by_head: bool,
+}
+
+/// Something asked of a volume's writer by others than itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// Asked at once of several volumes, it has the same ID with each.
+    pub id: AskId,
+    pub task: Task,
+    /// All volumes of which it was asked at once: their snapshots show one instant.
+    pub group: Vec<VolumeId>,
+}
+
+/// What a writer can be asked to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Take a snapshot.
+    Snapshot { name: String, created_ms: u64 },
+    /// Change the size. Data behind the new end is cut only with `discard`.
+    Resize { size: u64, discard: bool },
+    /// Copy what the head still has in the parent's blocks.
+    Flatten,
+}
+
+/// What came of an [`Ask`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AskAnswer {
+    pub id: AskId,
+    /// Why it was not done.
+    pub error: Option<String>,
 }
 
 /// A committed checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
+    /// Whose INode it is: another volume's in a clone that has made no checkpoint yet.
+    pub volume: VolumeId,
     /// The INode index of its blocks.
     pub inode: INodeIndex,
     /// How many INode blocks it added; its root stands in the last.

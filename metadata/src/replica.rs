@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
-use tokio::sync::watch;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::time::MissedTickBehavior;
 
 use crate::machine::Machine;
@@ -21,8 +22,9 @@ const BATCH: usize = 256;
 
 pub(crate) struct Replica {
     machine: RwLock<Machine>,
-    /// The machine's revision, told after each change.
-    revision: watch::Sender<Revision>,
+    /// Told after each change. It wakes in the order of waiting, so that a simulated run goes the
+    /// same way twice; tokio's `watch` channel wakes by chance.
+    changed: Notify,
 }
 
 /// What a watch found at its place.
@@ -33,14 +35,17 @@ enum Found {
 
 impl Replica {
     pub(crate) fn new() -> Self {
-        Self { machine: RwLock::default(), revision: watch::Sender::new(Revision(0)) }
+        Self { machine: RwLock::default(), changed: Notify::new() }
     }
 
     /// Runs `change` on the machine, and tells the watches.
     pub(crate) fn update<T>(&self, change: impl FnOnce(&mut Machine) -> T) -> T {
         let mut machine = self.write();
+        let before = machine.state.revision();
         let result = change(&mut machine);
-        self.publish(&machine);
+        if machine.state.revision() != before {
+            self.changed.notify_waiters();
+        }
         result
     }
 
@@ -53,9 +58,9 @@ impl Replica {
         self.machine.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells when the revision changes.
-    pub(crate) fn revisions(&self) -> watch::Receiver<Revision> {
-        self.revision.subscribe()
+    /// Resolves when the revision changes after this call.
+    pub(crate) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
     }
 
     /// The changes after `from`. Ends with [`Error::Unavailable`] when `cut` resolves.
@@ -65,9 +70,7 @@ impl Replica {
         kinds: Vec<EventKind>,
         cut: impl Future<Output = Error> + Send + 'static,
     ) -> BoxStream<'static, Result<WatchItem, Error>> {
-        // Subscribed before the first look, so that no change falls between.
-        let revisions = self.revisions();
-        watch_stream(Arc::clone(self), revisions, from, kinds, cut).boxed()
+        watch_stream(Arc::clone(self), from, kinds, cut).boxed()
     }
 
     fn find(&self, from: Revision, kinds: &[EventKind]) -> Found {
@@ -86,16 +89,10 @@ impl Replica {
     fn write(&self) -> RwLockWriteGuard<'_, Machine> {
         self.machine.write().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn publish(&self, machine: &Machine) {
-        let revision = machine.state.revision();
-        self.revision.send_if_modified(|last| std::mem::replace(last, revision) != revision);
-    }
 }
 
 fn watch_stream(
     replica: Arc<Replica>,
-    mut revisions: watch::Receiver<Revision>,
     mut from: Revision,
     kinds: Vec<EventKind>,
     cut: impl Future<Output = Error> + Send + 'static,
@@ -105,7 +102,8 @@ fn watch_stream(
         let mut progress = tokio::time::interval(PROGRESS);
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            revisions.mark_unchanged();
+            // Before the look, so that no change falls between.
+            let changed = replica.changed();
             loop {
                 match replica.find(from, &kinds) {
                     Found::Compacted(compacted) => {
@@ -121,15 +119,13 @@ fn watch_stream(
                     }
                 }
             }
+            // In order, so that the same run of a simulation goes the same way; the rarest first.
             let item = tokio::select! {
                 biased;
                 error = &mut cut => Err(error),
-                changed = revisions.changed() => match changed {
-                    Ok(()) => continue,
-                    Err(_) => return,
-                },
                 // All up to `from` was sent, whatever has been applied since.
                 _ = progress.tick() => Ok(WatchItem::Progress(from)),
+                () = changed => continue,
             };
             let ended = item.is_err();
             yield item;

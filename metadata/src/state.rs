@@ -5,11 +5,16 @@
 //!
 //! Invariants: volume IDs, INode indexes, epochs, session and node identities only grow, so none
 //! is ever given twice; a lock's epoch is its volume's newest; every window names a ring that is
-//! kept; a refused command changes nothing.
+//! kept; a snapshot stays as long as a volume made from it may point into its blocks; a refused
+//! command changes nothing.
 
+mod asks;
+mod clones;
+mod locks;
 mod peers;
 mod rings;
 mod sessions;
+mod snapshots;
 #[cfg(test)]
 mod tests;
 mod volumes;
@@ -142,7 +147,22 @@ impl State {
             Command::RemovePeer(peer) => self.remove_peer(peer),
             Command::SetRing(ring) => self.set_ring(ring),
             Command::CreateVolume { name, size, spec } => self.create_volume(name, size, spec),
-            Command::DeleteVolume { name } => self.delete_volume(&name),
+            Command::DeleteVolume { name, force } => self.delete_volume(&name, force),
+            Command::RenameVolume { name, to } => self.rename_volume(&name, to),
+            Command::CloneVolume { volume, snapshot, name } => {
+                self.clone_volume(volume, snapshot, name)
+            }
+            Command::ResizeVolume { volume, epoch, size, ask } => {
+                self.resize_volume(volume, epoch, size, ask)
+            }
+            Command::DeleteSnapshot { volume, snapshot, force } => {
+                self.delete_snapshot(volume, snapshot, force)
+            }
+            Command::PinSnapshot { volume, snapshot, session } => {
+                self.pin_snapshot(volume, snapshot, session)
+            }
+            Command::AskWriters { volumes, task } => self.ask_writers(volumes, task),
+            Command::WithdrawAsk { ask } => self.withdraw_ask(ask),
             Command::OpenSession { owner, ttl_ms } => self.open_session(owner, ttl_ms),
             Command::CloseSession(session) => self.close_session(session),
             Command::ExpireSessions(sessions) => self.expire_sessions(&sessions),
@@ -150,12 +170,29 @@ impl State {
             Command::RelockVolume { volume, session, epoch } => {
                 self.relock_volume(volume, session, epoch)
             }
-            Command::UnlockVolume { volume, epoch } => self.unlock_volume(volume, epoch),
+            Command::UnlockVolume { volume, epoch, is_clean } => {
+                self.unlock_volume(volume, epoch, is_clean)
+            }
             Command::ReserveINodes { volume, epoch, count } => {
                 self.reserve_inodes(volume, epoch, count)
             }
             Command::CommitWindow { volume, window } => self.commit_window(volume, window),
             Command::CommitHead { volume, head } => self.commit_head(volume, head),
+            Command::CommitSnapshot { volume, epoch, name, created_ms, ask } => {
+                self.commit_snapshot(volume, epoch, name, created_ms, ask)
+            }
+            Command::RestoreSnapshot { volume, epoch, snapshot } => {
+                self.restore_snapshot(volume, epoch, snapshot)
+            }
+            Command::CommitFlattened { volume, epoch, ask } => {
+                self.commit_flattened(volume, epoch, ask)
+            }
+            Command::CommitReclaimed { volume, epoch, head } => {
+                self.commit_reclaimed(volume, epoch, &head)
+            }
+            Command::RefuseAsk { volume, epoch, ask, error } => {
+                self.refuse_ask(volume, epoch, ask, error)
+            }
         }
     }
 

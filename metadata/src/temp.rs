@@ -1,15 +1,17 @@
 //! The metadata service in memory: for tests, the simulation, and a cluster that need not last.
 //!
-//! The same state machine as the `raft` service, with one member and no log.
+//! The same state machine as the `raft` service, with one member and no log. On one thread and
+//! tokio's paused clock the same calls give the same answers in the same order: nothing in it is
+//! left to chance.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -39,7 +41,38 @@ struct Core {
     index: AtomicU64,
     /// `None`: sessions end only by [`TempService::expire`].
     deadlines: Option<Mutex<Deadlines>>,
-    reachable: watch::Sender<bool>,
+    reach: Arc<Reach>,
+}
+
+/// Whether the service answers. Wakes in the order of waiting, as [`Replica`] does.
+struct Reach {
+    is_given: AtomicBool,
+    changed: Notify,
+}
+
+impl Reach {
+    fn set(&self, is_given: bool) {
+        self.is_given.store(is_given, Ordering::SeqCst);
+        self.changed.notify_waiters();
+    }
+
+    async fn lost(&self) {
+        loop {
+            // Before the look, so that no change falls between.
+            let changed = self.changed.notified();
+            if !self.is_given.load(Ordering::SeqCst) {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        // Watches may outlive the service.
+        self.reach.set(false);
+    }
 }
 
 impl Default for TempService {
@@ -71,7 +104,7 @@ impl TempService {
     /// Whether calls are answered; otherwise they fail as if nobody could be reached, and watches
     /// break off.
     pub fn set_reachable(&self, reachable: bool) {
-        self.core.reachable.send_replace(reachable);
+        self.core.reach.set(reachable);
     }
 
     /// The service for a gRPC server, which [`Client`](crate::Client) can talk to.
@@ -121,7 +154,7 @@ impl Core {
             replica: Arc::new(Replica::new()),
             index: AtomicU64::new(0),
             deadlines,
-            reachable: watch::Sender::new(true),
+            reach: Arc::new(Reach { is_given: AtomicBool::new(true), changed: Notify::new() }),
         }
     }
 
@@ -152,7 +185,7 @@ impl Core {
     }
 
     fn check_reachable(&self) -> Result<(), Failure> {
-        if *self.reachable.borrow() { Ok(()) } else { Err(Failure::Unavailable) }
+        if self.reach.is_given.load(Ordering::SeqCst) { Ok(()) } else { Err(Failure::Unavailable) }
     }
 }
 
@@ -191,10 +224,9 @@ impl Backend for Core {
         from: Revision,
         kinds: Vec<EventKind>,
     ) -> BoxStream<'static, Result<WatchItem, Error>> {
-        let mut reachable = self.reachable.subscribe();
+        let reach = Arc::clone(&self.reach);
         self.replica.watch(from, kinds, async move {
-            // An error means that the service was dropped.
-            reachable.wait_for(|reachable| !reachable).await.ok();
+            reach.lost().await;
             unreachable_error()
         })
     }
@@ -305,5 +337,71 @@ mod tests {
             }
         }
         assert!((2..802).eq(revisions));
+    }
+
+    #[tokio::test]
+    async fn watches_break_off_with_the_service() {
+        let service = TempService::new();
+        service.execute(fixtures::init()).await.unwrap();
+        let mut first = service.watch(Revision(1), vec![EventKind::Volume]);
+        service.set_reachable(false);
+        let cut = |item| matches!(item, Some(Err(Error::Unavailable { .. })));
+        assert!(cut(first.next().await));
+        assert!(cut(service.watch(Revision(1), vec![]).next().await));
+        service.set_reachable(true);
+        let mut last = service.watch(Revision(1), vec![EventKind::Volume]);
+        assert!(matches!(last.next().await, Some(Ok(WatchItem::Progress(_)))));
+        drop(service);
+        while let Some(item) = last.next().await {
+            if cut(Some(item)) {
+                return;
+            }
+        }
+        panic!("the watch ended without a word");
+    }
+
+    /// In which order watchers hear of changes, when all wait for them at once.
+    async fn order_of_waking() -> Vec<(usize, u64)> {
+        let service = Arc::new(TempService::with_clock());
+        service.execute(fixtures::init()).await.unwrap();
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let mut tasks = tokio::task::JoinSet::new();
+        for number in 0..8 {
+            let (service, heard) = (Arc::clone(&service), Arc::clone(&heard));
+            tasks.spawn(async move {
+                let mut watch = service.watch(Revision(1), vec![]);
+                while let Some(item) = watch.next().await {
+                    match item {
+                        Ok(WatchItem::Events { revision, .. }) => {
+                            heard.lock().unwrap().push((number, revision.0));
+                        }
+                        Ok(WatchItem::Progress(_)) => {}
+                        Err(_) => return,
+                    }
+                }
+            });
+        }
+        for number in 0..20 {
+            service.execute(fixtures::create(&format!("v{number}"))).await.unwrap();
+            open_session(&service, 100).await;
+            tokio::time::sleep(TICK * 4).await;
+        }
+        service.set_reachable(false);
+        tasks.join_all().await;
+        std::mem::take(&mut *heard.lock().unwrap())
+    }
+
+    #[test]
+    fn the_same_calls_are_heard_in_the_same_order() {
+        let run = || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build();
+            runtime.unwrap().block_on(order_of_waking())
+        };
+        let first = run();
+        assert!(first.len() > 8 * 40, "{first:?}");
+        assert_eq!(run(), first);
     }
 }

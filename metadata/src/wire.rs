@@ -6,6 +6,7 @@
 //! state machine's to say.
 
 mod admin;
+mod asks;
 mod calls;
 mod changes;
 mod commands;
@@ -15,6 +16,7 @@ mod refusals;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod volumes;
 
 pub(crate) use calls::{Failure, KeptAlive};
 pub(crate) use log::{decode_proposal, decode_response, encode_proposal, encode_response};
@@ -26,6 +28,7 @@ use torus_blockstore::{PeerId, VolumeId};
 #[expect(
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
+    clippy::large_enum_variant,
     clippy::too_many_lines,
     reason = "generated code"
 )]

@@ -10,6 +10,9 @@ use torus_tests::{History, NbdClient, Random, Stopwatch, wait_until};
 
 const BOUND: Duration = Duration::from_secs(60);
 
+/// One write of some kind.
+type Write = fn(&mut History, &mut NbdClient, &mut Random) -> io::Result<()>;
+
 /// The client, running.
 pub(crate) struct Load {
     shared: Arc<Shared>,
@@ -20,6 +23,9 @@ pub(crate) struct Load {
 struct Shared {
     stop: AtomicBool,
     acknowledged: AtomicU64,
+    /// The last write that was acknowledged, and the last one that was begun.
+    written: AtomicU64,
+    begun: AtomicU64,
     longest_pause_us: AtomicU64,
 }
 
@@ -34,14 +40,27 @@ pub(crate) struct Report {
 
 impl Load {
     /// Goes on with `history`; a flush comes after 1 to 16 writes.
-    pub(crate) fn start(mut client: NbdClient, mut history: History, mut random: Random) -> Self {
+    pub(crate) fn start(client: NbdClient, history: History, random: Random) -> Self {
+        Self::of(History::write, client, history, random)
+    }
+
+    /// The same with writes through, trims and zeroes among the writes.
+    pub(crate) fn mixed(client: NbdClient, history: History, random: Random) -> Self {
+        Self::of(History::mixed, client, history, random)
+    }
+
+    fn of(write: Write, mut client: NbdClient, mut history: History, mut random: Random) -> Self {
         let shared = Arc::new(Shared::default());
+        shared.written.store(history.issued(), Ordering::SeqCst);
+        shared.begun.store(history.issued(), Ordering::SeqCst);
         let seen = Arc::clone(&shared);
         let thread = thread::spawn(move || {
             let mut work = || {
                 while !seen.stop.load(Ordering::Relaxed) {
                     for _ in 0..random.within(1..17) {
-                        seen.measure(|| history.write(&mut client, &mut random))?;
+                        seen.begun.store(history.issued() + 1, Ordering::SeqCst);
+                        seen.measure(|| write(&mut history, &mut client, &mut random))?;
+                        seen.written.store(history.issued(), Ordering::SeqCst);
                     }
                     seen.measure(|| history.flush(&mut client))?;
                 }
@@ -62,6 +81,16 @@ impl Load {
             assert!(!self.thread.is_finished(), "the client had an error");
             if acknowledged() >= goal { Ok(()) } else { Err(acknowledged()) }
         });
+    }
+
+    /// The last write that is acknowledged by now: what is asked for from now on shows it.
+    pub(crate) fn written(&self) -> u64 {
+        self.shared.written.load(Ordering::SeqCst)
+    }
+
+    /// The last write that is begun by now: what has ended shows none after it.
+    pub(crate) fn begun(&self) -> u64 {
+        self.shared.begun.load(Ordering::SeqCst)
     }
 
     /// Asks the client to stop after its next flush, if it has had no error before.

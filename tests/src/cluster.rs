@@ -49,8 +49,8 @@ impl Default for ClusterOptions {
 pub struct Cluster {
     folder: TempDir,
     daemons: Vec<Daemon>,
-    /// How many servers were started: each has a log of its own.
-    servers: usize,
+    /// How many clients were started: each has a log of its own.
+    started: usize,
     size: &'static str,
     count_syncs: bool,
 }
@@ -78,7 +78,7 @@ impl Cluster {
     #[track_caller]
     pub fn bare(size: &'static str) -> Self {
         let folder = tempfile::Builder::new().prefix("torus-").tempdir().expect("a folder");
-        Self { folder, daemons: Vec::new(), servers: 0, size, count_syncs: false }
+        Self { folder, daemons: Vec::new(), started: 0, size, count_syncs: false }
     }
 
     /// The operator's part of the walk-through: `init`, then every daemon into the ring.
@@ -231,6 +231,12 @@ impl Cluster {
             .unwrap_or_else(|err| panic!("torusctl {json:?} printed no JSON: {err}\n{outcome}"))
     }
 
+    /// Starts `torusctl` and does not wait for its end.
+    #[track_caller]
+    pub fn ctl_begin(&mut self, arguments: &[&str]) -> Process {
+        self.begin("torusctl", arguments)
+    }
+
     /// Creates a volume, `size` as in `256MiB`.
     #[track_caller]
     pub fn create_volume(&self, name: &str, size: &str) {
@@ -251,18 +257,31 @@ impl Cluster {
     /// Serves a volume, or says how `torusblk` ended instead.
     #[track_caller]
     pub fn try_serve(&mut self, volume: &str) -> Result<NbdServer, Outcome> {
+        self.try_serve_all(&[volume])
+    }
+
+    /// Serves volumes in one process, the first of them under the name of the server.
+    #[track_caller]
+    pub fn try_serve_all(&mut self, volumes: &[&str]) -> Result<NbdServer, Outcome> {
         let port = ports::free();
         let listen = format!("127.0.0.1:{port}");
-        let process = self.torusblk(&["nbdserve", volume, "--listen", &listen]);
-        NbdServer { process, port, volume: volume.to_owned() }.ready()
+        let arguments = ["nbdserve", "--listen", &listen].into_iter().chain(volumes.iter().copied());
+        let process = self.torusblk(&arguments.collect::<Vec<_>>());
+        let volume = volumes.first().copied().expect("a volume to serve").to_owned();
+        NbdServer { process, port, volume }.ready()
     }
 
     /// Starts `torusblk` with the addresses of all daemons.
     #[track_caller]
     pub fn torusblk(&mut self, arguments: &[&str]) -> Process {
-        self.servers += 1;
-        let name = format!("torusblk-{}", self.servers);
-        let mut command = Command::new(binary("torusblk"));
+        self.begin("torusblk", arguments)
+    }
+
+    #[track_caller]
+    fn begin(&mut self, program: &str, arguments: &[&str]) -> Process {
+        self.started += 1;
+        let name = format!("{program}-{}", self.started);
+        let mut command = Command::new(binary(program));
         command.args(["-C", &self.members()]).args(arguments);
         Process::start(&name, &mut command, &self.log(&name))
     }

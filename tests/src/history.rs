@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::io;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use crate::nbd::NbdClient;
 
@@ -48,17 +48,33 @@ impl Random {
 
 /// The writes to the first pages of one volume, and what became of them.
 ///
-/// Writes are numbered from 1; number 0 is the zero page of a new volume.
+/// Writes are numbered from 1; number 0 is the zero page of a new volume, and of what was trimmed.
 #[derive(Debug)]
 pub struct History {
     /// For each page, the write that the last recovery showed.
     base: Vec<u64>,
     /// The writes issued since then.
-    writes: BTreeMap<u64, Range<u64>>,
+    writes: BTreeMap<u64, Change>,
     /// The last write issued, ever.
     issued: u64,
     /// The last write known to be durable.
     flushed: u64,
+}
+
+/// What one write changes.
+#[derive(Clone, Debug)]
+struct Change {
+    pages: Range<u64>,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Write,
+    /// Durable when it is acknowledged.
+    WriteThrough,
+    Trim,
+    Zeroes,
 }
 
 /// The prefix that a recovered volume shows.
@@ -74,7 +90,13 @@ impl History {
     /// Of a volume of zeroes, whose first `pages` pages are to be written.
     pub fn new(pages: u64) -> Self {
         let base = vec![0; usize::try_from(pages).expect("pages that fit in memory")];
-        Self { base, writes: BTreeMap::new(), issued: 0, flushed: 0 }
+        Self::going_on(base, 0)
+    }
+
+    /// Of a volume that shows these writes of others, up to `issued`.
+    pub fn going_on(shown: Vec<u64>, issued: u64) -> Self {
+        assert!(shown.iter().all(|&number| number <= issued), "numbers are used once");
+        Self { base: shown, writes: BTreeMap::new(), issued, flushed: issued }
     }
 
     pub fn issued(&self) -> u64 {
@@ -83,14 +105,46 @@ impl History {
 
     /// Writes 1 to 16 pages somewhere.
     pub fn write(&mut self, client: &mut NbdClient, random: &mut Random) -> io::Result<()> {
-        let pages = self.base.len() as u64;
-        let count = random.within(1..17.min(pages + 1));
-        let first = random.within(0..pages - count + 1);
+        self.change(client, random, Kind::Write)
+    }
+
+    /// Writes, writes through (FUA), trims or zeroes 1 to 16 pages somewhere.
+    pub fn mixed(&mut self, client: &mut NbdClient, random: &mut Random) -> io::Result<()> {
+        let kind = match random.within(0..10) {
+            0 => Kind::WriteThrough,
+            1 => Kind::Trim,
+            2 => Kind::Zeroes,
+            _ => Kind::Write,
+        };
+        self.change(client, random, kind)
+    }
+
+    fn change(
+        &mut self,
+        client: &mut NbdClient,
+        random: &mut Random,
+        kind: Kind,
+    ) -> io::Result<()> {
+        let count = random.within(1..17.min(self.pages() + 1));
+        let first = random.within(0..self.pages() - count + 1);
+        let pages = first..first + count;
         self.issued += 1;
-        self.writes.insert(self.issued, first..first + count);
-        let data: Vec<u8> =
-            (first..first + count).flat_map(|index| content(self.issued, index)).collect();
-        client.write(first * PAGE as u64, &data)
+        let number = self.issued;
+        self.writes.insert(number, Change { pages: pages.clone(), kind });
+        let (offset, length) = (first * PAGE as u64, count * PAGE as u64);
+        let length = u32::try_from(length).map_err(io::Error::other)?;
+        let data = || pages.flat_map(|index| content(number, index)).collect::<Vec<u8>>();
+        match kind {
+            Kind::Write => client.write(offset, &data()),
+            Kind::WriteThrough => {
+                client.write_through(offset, &data())?;
+                // With it, all before it: a volume is a prefix of what was written.
+                self.flushed = number;
+                Ok(())
+            }
+            Kind::Trim => client.trim(offset, length),
+            Kind::Zeroes => client.write_zeroes(offset, length),
+        }
     }
 
     /// Flushes what was written so far.
@@ -104,19 +158,25 @@ impl History {
     /// what was read.
     pub fn check(&mut self, client: &mut NbdClient) -> Result<Prefix, String> {
         let shown = self.read(client).map_err(|err| format!("cannot read the volume: {err}"))?;
-        let prefix = self.explain(&shown)?;
+        let last = self.explain(&shown, self.flushed..=self.issued, true)?;
+        let prefix = Prefix { last, flushed: self.flushed, issued: self.issued };
         self.base = shown;
         self.writes.clear();
         self.flushed = self.issued;
         Ok(prefix)
     }
 
+    /// Holds what a snapshot shows against the writes since the last check: it must be what the
+    /// volume was after one of the writes of `taken`, which it returns.
+    pub fn check_snapshot(&self, shown: &[u64], taken: RangeInclusive<u64>) -> Result<u64, String> {
+        self.explain(shown, taken, false)
+    }
+
     /// The write that each page shows.
-    fn read(&self, client: &mut NbdClient) -> io::Result<Vec<u64>> {
-        let pages = self.base.len() as u64;
+    pub fn read(&self, client: &mut NbdClient) -> io::Result<Vec<u64>> {
         let mut shown = Vec::new();
-        for first in (0..pages).step_by(PAGES_PER_READ) {
-            let count = (pages - first).min(PAGES_PER_READ as u64);
+        for first in (0..self.pages()).step_by(PAGES_PER_READ) {
+            let count = (self.pages() - first).min(PAGES_PER_READ as u64);
             let len = u32::try_from(count * PAGE as u64).map_err(io::Error::other)?;
             let data = client.read(first * PAGE as u64, len)?;
             for (index, page) in (first..).zip(data.chunks(PAGE)) {
@@ -126,35 +186,86 @@ impl History {
         Ok(shown)
     }
 
-    fn explain(&self, shown: &[u64]) -> Result<Prefix, String> {
-        let before = self.issued - self.writes.len() as u64;
-        let last = shown.iter().copied().max().unwrap_or(0).max(before);
-        let prefix = Prefix { last, flushed: self.flushed, issued: self.issued };
-        if last < self.flushed {
-            return Err(format!("flushed writes are lost: {prefix:?}"));
-        }
-        for (page, &found) in (0u64..).zip(shown) {
-            let wrote =
-                |number: u64| self.writes.get(&number).is_some_and(|pages| pages.contains(&page));
-            let index = usize::try_from(page).map_err(|err| err.to_string())?;
-            let whole = self.last_write(page, last).unwrap_or(self.base[index]);
-            // Only the last write may be there in part, and only if no flush covered it.
-            let torn = (last > self.flushed && wrote(last))
-                .then(|| self.last_write(page, last - 1).unwrap_or(self.base[index]));
-            if found != whole && Some(found) != torn {
-                return Err(format!(
-                    "page {page} shows write {found}, not {whole}: no prefix explains it, {prefix:?}"
-                ));
-            }
-        }
-        Ok(prefix)
+    fn pages(&self) -> u64 {
+        self.base.len() as u64
     }
 
-    /// The last write of `page` since the base, up to write `limit`.
-    fn last_write(&self, page: u64, limit: u64) -> Option<u64> {
-        let mut writes = self.writes.range(..=limit).rev();
-        writes.find(|(_, pages)| pages.contains(&page)).map(|(&number, _)| number)
+    /// The last write of `allowed` after which the volume may show this; the write may be there in
+    /// part if it was not flushed, and `may_be_torn`.
+    fn explain(
+        &self,
+        shown: &[u64],
+        allowed: RangeInclusive<u64>,
+        may_be_torn: bool,
+    ) -> Result<u64, String> {
+        let newest = shown.iter().copied().max().unwrap_or(0);
+        if newest > *allowed.end() {
+            return Err(format!("write {newest} is there, {}", self.told(&allowed)));
+        }
+        let before = self.issued - self.writes.len() as u64;
+        let mut state = self.base.clone();
+        let mut found = (allowed.contains(&before) && state == shown).then_some(before);
+        let mut nearest = None;
+        for (&number, change) in &self.writes {
+            let former = change.apply(number, &mut state);
+            if allowed.contains(&number) {
+                let torn = (may_be_torn && number > self.flushed).then_some(former);
+                match difference(&state, shown, &change.pages, torn.as_deref()) {
+                    None => found = Some(number),
+                    Some(page) if number == newest.max(*allowed.start()) => nearest = Some(page),
+                    Some(_) => {}
+                }
+            }
+        }
+        found.ok_or_else(|| {
+            let what = match nearest {
+                _ if newest < *allowed.start() => "flushed writes are lost".to_owned(),
+                Some((page, wanted)) => format!(
+                    "page {page} shows write {}, not {wanted}: no prefix explains it",
+                    shown[page]
+                ),
+                None => "no prefix explains it".to_owned(),
+            };
+            format!("{what}, {}", self.told(&allowed))
+        })
     }
+
+    fn told(&self, allowed: &RangeInclusive<u64>) -> String {
+        format!("allowed are {allowed:?}, {} are flushed, {} issued", self.flushed, self.issued)
+    }
+}
+
+impl Change {
+    /// Makes `state` what it is after this write; what its pages showed before.
+    fn apply(&self, number: u64, state: &mut [u64]) -> Vec<u64> {
+        let is_zero = matches!(self.kind, Kind::Trim | Kind::Zeroes);
+        let pages = &mut state[within(&self.pages)];
+        let former = pages.to_vec();
+        pages.fill(if is_zero { 0 } else { number });
+        former
+    }
+}
+
+/// The first page that shows something else than it should, and what that would be. The pages of
+/// `torn` may also show what they did before.
+fn difference(
+    state: &[u64],
+    shown: &[u64],
+    pages: &Range<u64>,
+    torn: Option<&[u64]>,
+) -> Option<(usize, u64)> {
+    let pages = within(pages);
+    let may_show = |page: usize, found: u64| {
+        let before = torn.filter(|_| pages.contains(&page)).map(|torn| torn[page - pages.start]);
+        found == state[page] || before == Some(found)
+    };
+    let found = shown.iter().enumerate().find(|&(page, &found)| !may_show(page, found));
+    found.map(|(page, _)| (page, state[page]))
+}
+
+fn within(pages: &Range<u64>) -> Range<usize> {
+    let index = |page: u64| usize::try_from(page).expect("pages that fit in memory");
+    index(pages.start)..index(pages.end)
 }
 
 /// The page that write `number` leaves at `index`: both, and what only they can have made.
@@ -183,60 +294,4 @@ fn number(page: &[u8], index: u64) -> Result<u64, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A history of four pages: writes of `AB`, `BC`, `C` in that order, the first two flushed.
-    fn history() -> History {
-        let writes = BTreeMap::from([(1, 0..2), (2, 1..3), (3, 2..3)]);
-        History { base: vec![0; 4], writes, issued: 3, flushed: 2 }
-    }
-
-    #[track_caller]
-    fn check(shown: [u64; 4], expected: Result<u64, &str>) {
-        let found = history().explain(&shown).map(|prefix| prefix.last);
-        match (&found, expected) {
-            (Ok(last), Ok(wanted)) => assert_eq!(*last, wanted),
-            (Err(text), Err(part)) => assert!(text.contains(part), "{text}"),
-            _ => panic!("{shown:?}: {found:?}, expected {expected:?}"),
-        }
-    }
-
-    #[test]
-    fn a_prefix_with_all_that_was_flushed_is_right() {
-        check([1, 2, 2, 0], Ok(2));
-        check([1, 2, 3, 0], Ok(3));
-    }
-
-    #[test]
-    fn a_lost_flushed_write_is_found() {
-        check([1, 1, 0, 0], Err("flushed writes are lost"));
-        check([1, 2, 0, 0], Err("page 2 shows write 0, not 2"));
-    }
-
-    #[test]
-    fn a_hole_in_the_order_is_found() {
-        check([0, 2, 3, 0], Err("page 0 shows write 0, not 1"));
-        check([1, 1, 3, 0], Err("page 1 shows write 1, not 2"));
-    }
-
-    #[test]
-    fn the_last_write_may_be_torn_at_pages_unless_it_was_flushed() {
-        let mut history = history();
-        history.flushed = 1;
-        history.writes.remove(&3);
-        history.issued = 2;
-        assert!(history.explain(&[1, 2, 0, 0]).is_ok());
-        history.flushed = 2;
-        assert!(history.explain(&[1, 2, 0, 0]).is_err());
-    }
-
-    #[test]
-    fn a_page_says_its_write_and_place_and_no_byte_of_it_may_change() {
-        let mut page = content(7, 9);
-        assert_eq!(number(&page, 9), Ok(7));
-        assert!(number(&page, 8).is_err());
-        page[PAGE - 1] ^= 1;
-        assert!(number(&page, 9).is_err());
-    }
-}
+mod tests;

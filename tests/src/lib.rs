@@ -23,6 +23,7 @@ mod process;
 mod server;
 pub mod simulate;
 mod tools;
+mod volumes;
 mod wait;
 
 pub use cluster::{Cluster, ClusterOptions};

@@ -27,6 +27,9 @@ const DISCONNECT: u16 = 2;
 const FLUSH: u16 = 3;
 const TRIM: u16 = 4;
 const WRITE_ZEROES: u16 = 6;
+const FUA: u16 = 1; // a flag of requests
+
+const IS_READ_ONLY: u16 = 1 << 1; // a flag of exports
 
 /// How long a reply may take before the connection counts as dead.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -36,6 +39,7 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct NbdClient {
     stream: TcpStream,
     size: u64,
+    flags: u16,
     cookie: u64,
 }
 
@@ -60,7 +64,7 @@ impl NbdClient {
         hello.extend(0u16.to_be_bytes()); // no information asked for by name
         stream.write_all(&hello)?;
 
-        let mut size = None;
+        let mut export = None;
         loop {
             expect(u64::from_be_bytes(take(&mut stream)?), OPTION_REPLY_MAGIC, "reply magic")?;
             take::<4>(&mut stream)?;
@@ -70,7 +74,7 @@ impl NbdClient {
             stream.read_exact(&mut payload)?;
             match kind {
                 REPLY_ACK => break,
-                REPLY_INFO => size = export_size(&payload).or(size),
+                REPLY_INFO => export = export_info(&payload).or(export),
                 error if error & REPLY_ERROR != 0 => {
                     let text = String::from_utf8_lossy(&payload);
                     return Err(io::Error::other(format!("refused ({error:#x}): {text}")));
@@ -78,13 +82,19 @@ impl NbdClient {
                 other => return Err(io::Error::other(format!("option reply {other:#x}"))),
             }
         }
-        let size = size.ok_or_else(|| io::Error::other("the server named no size"))?;
-        Ok(Self { stream, size, cookie: 0 })
+        let export = export.ok_or_else(|| io::Error::other("the server named no size"))?;
+        let (size, flags) = export;
+        Ok(Self { stream, size, flags, cookie: 0 })
     }
 
     /// Bytes in the export.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Whether the server takes no writes.
+    pub fn is_read_only(&self) -> bool {
+        self.flags & IS_READ_ONLY != 0
     }
 
     pub fn read(&mut self, offset: u64, len: u32) -> io::Result<Vec<u8>> {
@@ -97,6 +107,13 @@ impl NbdClient {
     pub fn write(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
         let len = u32::try_from(data.len()).map_err(io::Error::other)?;
         self.request(WRITE, offset, len, data)
+    }
+
+    /// Writes with FUA: it is durable once it is acknowledged.
+    pub fn write_through(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let len = u32::try_from(data.len()).map_err(io::Error::other)?;
+        self.send(FUA, WRITE, offset, len, data)?;
+        self.reply()
     }
 
     pub fn flush(&mut self) -> io::Result<()> {
@@ -113,7 +130,11 @@ impl NbdClient {
 
     /// Sends one request and awaits its reply; an error number becomes an error.
     fn request(&mut self, kind: u16, offset: u64, len: u32, data: &[u8]) -> io::Result<()> {
-        self.send(kind, offset, len, data)?;
+        self.send(0, kind, offset, len, data)?;
+        self.reply()
+    }
+
+    fn reply(&mut self) -> io::Result<()> {
         expect(u32::from_be_bytes(take(&mut self.stream)?), REPLY_MAGIC, "reply magic")?;
         let error = u32::from_be_bytes(take(&mut self.stream)?);
         expect(u64::from_be_bytes(take(&mut self.stream)?), self.cookie, "cookie")?;
@@ -124,10 +145,17 @@ impl NbdClient {
         }
     }
 
-    fn send(&mut self, kind: u16, offset: u64, len: u32, data: &[u8]) -> io::Result<()> {
+    fn send(
+        &mut self,
+        flags: u16,
+        kind: u16,
+        offset: u64,
+        len: u32,
+        data: &[u8],
+    ) -> io::Result<()> {
         self.cookie += 1;
         let mut request = REQUEST_MAGIC.to_be_bytes().to_vec();
-        request.extend(0u16.to_be_bytes()); // no flags
+        request.extend(flags.to_be_bytes());
         request.extend(kind.to_be_bytes());
         request.extend(self.cookie.to_be_bytes());
         request.extend(offset.to_be_bytes());
@@ -140,15 +168,18 @@ impl NbdClient {
 impl Drop for NbdClient {
     fn drop(&mut self) {
         // A courtesy to a server that may be dead: nothing depends on it.
-        let _sent = self.send(DISCONNECT, 0, 0, &[]);
+        let _sent = self.send(0, DISCONNECT, 0, 0, &[]);
         let _closed = self.stream.shutdown(Shutdown::Both);
     }
 }
 
-fn export_size(payload: &[u8]) -> Option<u64> {
+/// The size and the flags of the export.
+fn export_info(payload: &[u8]) -> Option<(u64, u16)> {
     let (kind, rest) = payload.split_first_chunk()?;
-    let (size, _flags) = rest.split_first_chunk()?;
-    (u16::from_be_bytes(*kind) == INFO_EXPORT).then(|| u64::from_be_bytes(*size))
+    let (size, rest) = rest.split_first_chunk()?;
+    let (flags, _) = rest.split_first_chunk()?;
+    let is_export = u16::from_be_bytes(*kind) == INFO_EXPORT;
+    is_export.then(|| (u64::from_be_bytes(*size), u16::from_be_bytes(*flags)))
 }
 
 fn take<const N: usize>(stream: &mut TcpStream) -> io::Result<[u8; N]> {

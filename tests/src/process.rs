@@ -81,6 +81,11 @@ impl Process {
         self.signal(Signal::SIGCONT);
     }
 
+    /// Ctrl-C.
+    pub fn interrupt(&self) {
+        self.signal(Signal::SIGINT);
+    }
+
     /// Asks it to end (SIGTERM) and waits for that; its exit code.
     #[track_caller]
     pub fn stop(&mut self, bound: Duration) -> i32 {

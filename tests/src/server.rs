@@ -30,9 +30,18 @@ impl NbdServer {
         NbdClient::connect(self.port, &self.volume)
     }
 
+    /// A connection to another export of the same server.
+    pub fn connect_to(&self, export: &str) -> io::Result<NbdClient> {
+        NbdClient::connect(self.port, export)
+    }
+
     /// What it has printed so far.
     pub fn log(&self) -> String {
         self.process.log()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     pub fn kill9(&mut self) {

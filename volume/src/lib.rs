@@ -11,6 +11,10 @@
 mod checkpoint;
 mod error;
 mod extent;
+mod figures;
+mod follow;
+mod garbage;
+mod groups;
 mod log;
 mod map;
 mod open;
@@ -20,15 +24,20 @@ mod read;
 mod record;
 mod recovery;
 mod session;
+mod size;
+mod snapshot;
 mod table;
 mod volume;
 mod writer;
 
 pub use checkpoint::LoadError;
 pub use error::{Error, OpenError};
-pub use open::{Services, open};
+pub use figures::{Figures, SnapshotFigures, figures, snapshot_figures};
+pub use groups::Groups;
+pub use open::{Services, open, restore};
 #[cfg(feature = "planted")]
 pub use planted::{Planted, plant};
 pub use record::PAGE;
+pub use snapshot::{Change, changes, open_snapshot};
 pub use volume::{Options, Volume};
 pub use writer::Info;

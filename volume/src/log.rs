@@ -153,6 +153,11 @@ impl Log {
         self.open.binary_search_by_key(&index, |block| block.block.index).is_ok()
     }
 
+    /// Whether it is one of the blocks that are not yet sealed.
+    pub(crate) fn is_open_block(&self, block: BlockRef) -> bool {
+        self.open.iter().any(|open| open.block == block)
+    }
+
     /// Where the last record ends.
     pub(crate) fn end(&self) -> Option<(BlockIndex, u32)> {
         self.last
@@ -252,8 +257,9 @@ impl Log {
     }
 
     /// Bytes of a block that is open or was lately; whole pages.
-    pub(crate) fn read(&self, inode: INodeIndex, index: BlockIndex, offset: u32) -> Option<Bytes> {
-        if inode != self.identity.inode {
+    pub(crate) fn read(&self, block: BlockRef, offset: u32) -> Option<Bytes> {
+        let BlockRef { volume, inode, index, .. } = block;
+        if (volume, inode) != (self.identity.volume, self.identity.inode) {
             return None;
         }
         let position = |blocks: &VecDeque<OpenBlock>| {

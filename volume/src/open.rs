@@ -7,25 +7,30 @@ use tokio::time::{Instant, timeout_at};
 use torus_blockstore::{BlockIndex, BlockPool, Epoch, INodeIndex};
 use torus_metadata::{
     Answer, Command, Error as MetadataError, Head, LogPosition, MetadataService, Outcome, Query,
-    Refusal, SessionId, Volume as Metadata,
+    Refusal, SessionId, SnapshotId, Volume as Metadata,
 };
 
+use crate::follow::follow_volume;
+use crate::groups::Groups;
 use crate::log::{Allotment, Identity};
 use crate::recovery::{Recovered, recover};
 use crate::session::{Held, Session};
+use crate::size::Size;
 use crate::writer::{Context, Start, WindowPlan, Writer};
 use crate::{Error, OpenError, Options, Volume};
 
 /// INode indexes that an opener reserves: one generation, and checkpoints.
 const INODES: u64 = 16;
 /// Requests that wait for the volume's task.
-const QUEUE: usize = 256;
+pub(crate) const QUEUE: usize = 256;
 
 /// What volumes are made of.
 #[derive(Clone)]
 pub struct Services {
     pub pool: Arc<dyn BlockPool>,
     pub meta: Arc<dyn MetadataService>,
+    /// The volumes opened with the same one can be in a snapshot of a group.
+    pub groups: Groups,
 }
 
 /// Opens the volume `name`: takes its lock, so that any former writer is shut out, and recovers
@@ -47,6 +52,53 @@ pub async fn open(services: Services, name: &str, options: Options) -> Result<Vo
     result
 }
 
+/// Makes a volume what a snapshot of it holds. Nobody may have it open.
+///
+/// # Errors
+/// [`OpenError::InUse`], [`OpenError::NoSuchSnapshot`], or why it cannot be recovered before: only
+/// then is it certain that a former writer can add nothing.
+pub async fn restore(
+    services: Services,
+    name: &str,
+    snapshot: &str,
+    options: Options,
+) -> Result<(), OpenError> {
+    loop {
+        let found = find(&services, name).await?;
+        let wanted = found.snapshots.iter().find(|it| it.name == snapshot);
+        let Some(wanted) = wanted.map(|it| it.id) else {
+            let (volume, snapshot) = (name.to_owned(), snapshot.to_owned());
+            return Err(OpenError::NoSuchSnapshot { volume, snapshot });
+        };
+        open(services.clone(), name, options.clone()).await?.close().await?;
+        let session = Session::open(&services.meta, &options.owner, options.session_ttl).await?;
+        let restored = restore_locked(&services, &found, wanted, session.id).await;
+        // Frees the lock at once rather than when the session expires.
+        let _ = services.meta.execute(Command::CloseSession(session.id)).await;
+        if restored? {
+            return Ok(());
+        }
+        tracing::info!(volume = name, "somebody had the volume open meanwhile");
+    }
+}
+
+/// Whether the head was moved: not while a log stands behind it that somebody has left there.
+async fn restore_locked(
+    services: &Services,
+    volume: &Metadata,
+    snapshot: SnapshotId,
+    session: SessionId,
+) -> Result<bool, OpenError> {
+    let epoch = lock(services, volume, session).await?;
+    let now = find(services, &volume.name).await?;
+    if now.id != volume.id || !now.windows.is_empty() {
+        return Ok(false);
+    }
+    let command = Command::RestoreSnapshot { volume: volume.id, epoch, snapshot };
+    services.meta.execute(command).await?;
+    Ok(true)
+}
+
 async fn lock_and_start(
     services: &Services,
     found: Metadata,
@@ -59,7 +111,7 @@ async fn lock_and_start(
         Arc::clone(&services.meta),
         options.owner.clone(),
         options.session_ttl,
-        Held { volume: found.id, epoch },
+        Held::Lock { volume: found.id, epoch },
     );
     let mut context = Context {
         pool: Arc::clone(&services.pool),
@@ -71,32 +123,45 @@ async fn lock_and_start(
             block_size: services.pool.block_size(),
         },
         window_blocks: options.window_blocks,
+        copies: found.block_spec.copies(),
     };
     // Under the lock: the former writer can commit neither a window nor a head any more.
     let volume = timeout_at(deadline, context.state()).await;
     let volume = volume.map_err(|_| OpenError::TimedOut)??;
-    let Recovered { map, stored, replayed, tail } = recover(&context, &volume, deadline).await?;
+    let Recovered { map, replayed, tail } = recover(&context, &volume, deadline).await?;
     let uncovered = replayed || tail.is_some() || volume.head.is_none();
     let begun = timeout_at(deadline, begin(&mut context, &volume, uncovered)).await;
     let (head, allotment, inodes) = begun.map_err(|_| OpenError::TimedOut)??;
     let rewritten = tail.as_ref().map(|tail| (tail.peers.clone(), tail.block));
     let pool = Arc::clone(&context.pool);
-    let start =
-        Start { identity: context.identity, map, stored, head, uncovered, tail, allotment, inodes };
+    let size = Size::new(volume.size);
+    let (following, changes) = follow_volume(Arc::clone(&services.meta), volume.id);
+    let start = Start {
+        identity: context.identity,
+        map,
+        head,
+        uncovered,
+        tail,
+        allotment,
+        inodes,
+        size: size.clone(),
+        metadata: volume,
+        groups: services.groups.clone(),
+    };
     let (sender, requests) = mpsc::channel(QUEUE);
     let writer = Writer::new(context, options, start, lock_lost);
     tokio::spawn(async move {
-        writer.run(requests).await;
-        drop(session);
+        writer.run(requests, changes).await;
+        drop((session, following));
     });
-    let volume = Volume::new(sender, volume.size);
+    let volume = Volume::new(sender, size, false);
     if uncovered {
         // Only the head makes the new generation count: until it has moved, another recovery would
         // begin from the old log again.
         volume.checkpoint().await?;
     }
     if let Some((peers, block)) = rewritten
-        && let Err(error) = pool.delete(peers, block, epoch).await
+        && let Err(error) = pool.delete(peers, vec![block], epoch).await
     {
         // It stays behind on these peers, of use to nobody.
         tracing::info!(%block, %error, "the former end of the log was not deleted everywhere");
@@ -122,7 +187,7 @@ async fn begin(
     Ok((head, allotment, inodes))
 }
 
-async fn find(services: &Services, name: &str) -> Result<Metadata, OpenError> {
+pub(crate) async fn find(services: &Services, name: &str) -> Result<Metadata, OpenError> {
     match services.meta.query(Query::VolumeByName(name.to_owned())).await? {
         Answer::Volume { volume: Some(volume), .. } => Ok(volume),
         Answer::Volume { volume: None, .. } => {
@@ -160,7 +225,11 @@ async fn lock(
 /// The head with which a generation begins: the checkpoint is still the former one, if there is one.
 fn first_head(volume: &Metadata, identity: Identity) -> Head {
     let position = LogPosition { inode: identity.inode, block: BlockIndex(0), offset: 0 };
-    let (inode, blocks) =
-        volume.head.as_ref().map_or((INodeIndex(0), 0), |head| (head.inode, head.blocks));
-    Head { inode, blocks, epoch: identity.epoch, position }
+    match &volume.head {
+        Some(head) => Head { epoch: identity.epoch, position, ..head.clone() },
+        None => {
+            let (inode, epoch) = (INodeIndex(0), identity.epoch);
+            Head { volume: volume.id, inode, blocks: 0, epoch, position }
+        }
+    }
 }

@@ -81,6 +81,11 @@ impl Overlay {
         self.bytes
     }
 
+    /// How many pages wait, those to be zeroed included.
+    pub(crate) fn pages(&self) -> u64 {
+        self.queue.iter().map(|pending| u64::from(pending.count)).sum()
+    }
+
     /// How many operations were ever queued.
     pub(crate) fn queued(&self) -> u64 {
         self.front + self.queue.len() as u64
@@ -109,6 +114,13 @@ impl Overlay {
             }
             None => Page::Zero,
         })
+    }
+
+    /// The first page from `page` on that a pending write gives content, if there is one.
+    pub(crate) fn first_from(&self, page: u64) -> Option<u64> {
+        let data = self.queue.iter().filter(|pending| pending.data.is_some());
+        let behind = data.filter(|pending| pending.page + u64::from(pending.count) > page);
+        behind.map(|pending| pending.page.max(page)).min()
     }
 
     /// Takes from the front what fits into one record of at most `max_pages` pages.

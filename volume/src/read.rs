@@ -5,15 +5,12 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::future::try_join_all;
-use torus_blockstore::{
-    BlockIndex, BlockKind, BlockPool, BlockRef, ByteRange, INodeIndex, PeerId, PoolError, VolumeId,
-};
+use torus_blockstore::{BlockPool, BlockRef, ByteRange, PeerId, PoolError};
 
 use crate::Error;
-use crate::extent::Location;
 use crate::log::Log;
+use crate::map::{Map, Run};
 use crate::record::{MAX_HEADER, PAGE, UNIT, decode_header};
-use crate::table::Entry;
 
 /// Between attempts while peers that may hold a block do not answer.
 const RETRY: Duration = Duration::from_millis(200);
@@ -58,14 +55,18 @@ impl Piece {
 }
 
 impl StoredRun {
-    pub(crate) fn new(volume: VolumeId, entry: &Entry, location: Location, count: u32) -> Self {
-        let (inode, index): (INodeIndex, BlockIndex) = (entry.inode, entry.index);
-        Self {
-            block: BlockRef { volume, kind: BlockKind::Data, inode, index },
+    /// Where a run of the map is stored; `None`: nowhere, it reads as zeros.
+    pub(crate) fn of(map: &Map, run: &Run) -> Option<Self> {
+        let location = run.location?;
+        let Some(entry) = map.table.get(location.block) else {
+            unreachable!("the map points at block {}, which is not in the table", location.block)
+        };
+        Some(Self {
+            block: entry.block,
             offset: u32::from(location.offset) * UNIT,
             header: u32::from(location.header) * UNIT,
-            count,
-        }
+            count: run.count,
+        })
     }
 
     /// The pages, if their block is in memory.
@@ -73,7 +74,7 @@ impl StoredRun {
         let (mut at, end) = (self.offset, self.offset + self.count * PAGE);
         let mut pieces = Vec::new();
         while at < end {
-            let mut piece = log.read(self.block.inode, self.block.index, at)?;
+            let mut piece = log.read(self.block, at)?;
             piece.truncate((end - at) as usize);
             at += piece.len() as u32;
             pieces.push(piece);

@@ -35,8 +35,8 @@ use crate::planted::{Planted, is_left_out};
 pub const PAGE: u32 = 4096;
 /// Records begin at multiples of this many bytes, the sector of common disks.
 pub(crate) const UNIT: u32 = 512;
-/// The most pages in a record: its header stays small beside them.
-pub(crate) const MAX_PAGES: usize = 64;
+/// The most pages in a record: with a full one, a block of 512 KiB is full.
+pub(crate) const MAX_PAGES: usize = 127;
 /// The most extents in a record.
 pub(crate) const MAX_EXTENTS: usize = 64;
 /// No header is longer, so that a reader may fetch one without knowing its length.
@@ -333,7 +333,7 @@ mod tests {
     #[test]
     fn the_largest_header_has_the_stated_size() {
         assert_eq!(header_length(MAX_EXTENTS, MAX_PAGES), MAX_HEADER);
-        assert_eq!(MAX_HEADER, 1536);
+        assert_eq!(MAX_HEADER, 2048);
     }
 
     proptest! {

@@ -121,6 +121,17 @@ fn records_of(block: BlockRef, epoch: Epoch, chain: Chain, limit: u32, copy: &Co
     records
 }
 
+/// The records of a block of which all is there; `None`: some of it is damaged.
+pub(crate) fn whole_records(block: BlockRef, bytes: &[u8]) -> Option<Vec<Header>> {
+    let (mut headers, mut offset) = (Vec::new(), 0);
+    while (offset as usize) < bytes.len() {
+        let header = record_at(block, offset, bytes)?;
+        offset += header.record_length();
+        headers.push(header);
+    }
+    Some(headers)
+}
+
 /// The record at `offset`, if its header and all its pages are intact.
 fn record_at(block: BlockRef, offset: u32, bytes: &[u8]) -> Option<Header> {
     let header = decode_header(bytes.get(offset as usize..)?, block, offset).ok()?;

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use torus_blockstore::{Epoch, VolumeId};
 use torus_metadata::{
-    Command, Error as MetadataError, MetadataService, Outcome, Refusal, SessionId,
+    Command, Error as MetadataError, MetadataService, Outcome, Refusal, SessionId, SnapshotId,
 };
 
 use crate::Error;
@@ -20,11 +20,21 @@ pub(crate) struct Session {
     task: Option<AbortHandle>,
 }
 
-/// Whose lock the session holds.
+/// What the session holds.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Held {
-    pub(crate) volume: VolumeId,
-    pub(crate) epoch: Epoch,
+pub(crate) enum Held {
+    /// The lock of a volume.
+    Lock { volume: VolumeId, epoch: Epoch },
+    /// A snapshot, which is not to be deleted while it is read.
+    Pin { volume: VolumeId, snapshot: SnapshotId },
+}
+
+impl Held {
+    fn volume(self) -> VolumeId {
+        match self {
+            Self::Lock { volume, .. } | Self::Pin { volume, .. } => volume,
+        }
+    }
 }
 
 impl Session {
@@ -54,7 +64,7 @@ impl Session {
                 let ended = match meta.keep_alive(id).await {
                     Err(MetadataError::Refused(Refusal::NoSuchSession)) => true,
                     Err(error) => {
-                        tracing::warn!(volume = %held.volume, %error, "cannot renew the session");
+                        tracing::warn!(volume = %held.volume(), %error, "cannot renew the session");
                         false
                     }
                     Ok(()) => false,
@@ -67,7 +77,7 @@ impl Session {
                     // The epoch is ours, so the holder is a session of ours: the answer to an
                     // earlier attempt was lost, and that session will end.
                     Err(MetadataError::Refused(Refusal::InUse { .. })) => {
-                        tracing::info!(volume = %held.volume, "waiting for a lost session to end");
+                        tracing::info!(volume = %held.volume(), "waiting for a lost session to end");
                     }
                     Err(MetadataError::Refused(refusal)) => {
                         // The writer may have been closed meanwhile.
@@ -75,7 +85,7 @@ impl Session {
                         return;
                     }
                     Err(error) => {
-                        tracing::warn!(volume = %held.volume, %error, "cannot take the lock again");
+                        tracing::warn!(volume = %held.volume(), %error, "cannot take the lock again");
                     }
                 }
             }
@@ -113,9 +123,12 @@ async fn relock(
     held: Held,
 ) -> Result<SessionId, MetadataError> {
     let session = open(meta, owner, ttl).await?;
-    let Held { volume, epoch } = held;
-    meta.execute(Command::RelockVolume { volume, session, epoch }).await?;
-    tracing::info!(%volume, "took the lock again after the session had ended");
+    meta.execute(match held {
+        Held::Lock { volume, epoch } => Command::RelockVolume { volume, session, epoch },
+        Held::Pin { volume, snapshot } => Command::PinSnapshot { volume, snapshot, session },
+    })
+    .await?;
+    tracing::info!(volume = %held.volume(), "holds the volume again after the session had ended");
     Ok(session)
 }
 

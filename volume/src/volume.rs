@@ -5,8 +5,12 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{mpsc, oneshot};
 
+use torus_metadata::SnapshotId;
+
 use crate::Error;
 use crate::record::PAGE;
+use crate::size::Size;
+use crate::snapshot::{Stored, pages_of};
 use crate::writer::{Info, Request};
 
 /// How a volume is opened and served.
@@ -20,10 +24,14 @@ pub struct Options {
     pub attach_timeout: Duration,
     /// Blocks that a window permits: the metadata is asked once for so many.
     pub window_blocks: u64,
-    /// Log that may be written between two checkpoints, in bytes: what recovery reads at most.
+    /// Log that is written between two checkpoints, in bytes. Four times as much where the
+    /// checkpoints are large: recovery reads no more than that.
     pub checkpoint_bytes: u64,
     /// Sealed blocks that are kept in memory for reads, in bytes.
     pub cache_bytes: usize,
+    /// Leaves of the map that are kept in memory, in bytes; what changed since the last checkpoint
+    /// may take more for a while.
+    pub map_bytes: usize,
     /// Accepted data that peers have not acknowledged, in bytes; past it writes wait.
     pub buffer_bytes: usize,
 }
@@ -38,6 +46,7 @@ impl Options {
             window_blocks: 128,
             checkpoint_bytes: 256 << 20,
             cache_bytes: 64 << 20,
+            map_bytes: 256 << 20,
             buffer_bytes: 16 << 20,
         }
     }
@@ -48,17 +57,23 @@ impl Options {
 #[derive(Debug)]
 pub struct Volume {
     requests: mpsc::Sender<Request>,
-    size: u64,
+    size: Size,
+    is_snapshot: bool,
 }
 
 impl Volume {
-    pub(crate) fn new(requests: mpsc::Sender<Request>, size: u64) -> Self {
-        Self { requests, size }
+    pub(crate) fn new(requests: mpsc::Sender<Request>, size: Size, is_snapshot: bool) -> Self {
+        Self { requests, size, is_snapshot }
     }
 
-    /// Bytes.
+    /// Bytes; of a volume that is resized, at this moment.
     pub fn size(&self) -> u64 {
-        self.size
+        self.size.get()
+    }
+
+    /// Whether it is a snapshot, which can only be read.
+    pub fn is_snapshot(&self) -> bool {
+        self.is_snapshot
     }
 
     /// Reads a range: pieces that stand one after another.
@@ -107,13 +122,9 @@ impl Volume {
     /// Runs of the range, by whether they are mapped: lengths in bytes that add up to `length`.
     pub async fn mapped(&self, offset: u64, length: u32) -> Result<Vec<(u32, bool)>, Error> {
         self.check(offset, u64::from(length))?;
-        let page = u64::from(PAGE);
-        let first = offset / page;
-        let count = ((offset + u64::from(length)).div_ceil(page) - first) as u32;
-        let (reply, answer) = oneshot::channel();
-        self.send(Request::Mapped { page: first, count, reply }).await?;
-        let runs = answer.await.map_err(|_| Error::Closed)?;
-        let (mut skip, mut left) = ((offset % page) as u32, length);
+        let (page, count) = pages_of(offset, length);
+        let runs = self.ask(|reply| Request::Mapped { page, count, reply }).await?;
+        let (mut skip, mut left) = ((offset % u64::from(PAGE)) as u32, length);
         let cut = runs.into_iter().map(|(pages, mapped)| {
             let bytes = (pages * PAGE - skip).min(left);
             skip = 0;
@@ -135,6 +146,39 @@ impl Volume {
         self.ask(|reply| Request::Checkpoint { reply }).await
     }
 
+    /// Takes a snapshot of everything that was written so far. `created_ms` is the time since 1970,
+    /// for people.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when the name is taken or not valid.
+    pub async fn snapshot(&self, name: &str, created_ms: u64) -> Result<SnapshotId, Error> {
+        let name = name.to_owned();
+        self.ask(|reply| Request::Snapshot { name, created_ms, reply }).await
+    }
+
+    /// Changes the size. A smaller one cuts data behind the new end only with `discard`.
+    ///
+    /// # Errors
+    /// [`Error::HoldsData`]: there is data, and nothing was changed.
+    pub async fn resize(&self, size: u64, discard: bool) -> Result<(), Error> {
+        self.ask(|reply| Request::Resize { size, discard, reply }).await
+    }
+
+    /// Copies what a clone still has in its parent's blocks, so that it stands by itself.
+    pub async fn flatten(&self) -> Result<(), Error> {
+        self.ask(|reply| Request::Flatten { reply }).await
+    }
+
+    /// Where the pages of a range are stored; the range may pass the end.
+    pub(crate) async fn places(
+        &self,
+        offset: u64,
+        length: u32,
+    ) -> Result<Vec<(u32, Option<Stored>)>, Error> {
+        let (page, count) = pages_of(offset, length);
+        self.ask(|reply| Request::Places { page, count, reply }).await
+    }
+
     /// Stores everything and frees the lock. The volume answers nothing afterwards.
     pub async fn close(&self) -> Result<(), Error> {
         self.ask(|reply| Request::Close { reply }).await
@@ -153,8 +197,9 @@ impl Volume {
 
     fn check(&self, offset: u64, length: u64) -> Result<(), Error> {
         let end = offset.saturating_add(length);
-        if end > self.size {
-            return Err(Error::OutOfRange { offset, end, size: self.size });
+        let size = self.size();
+        if end > size {
+            return Err(Error::OutOfRange { offset, end, size });
         }
         Ok(())
     }

@@ -3,10 +3,15 @@
 //! Requests come in through a channel, results of everything that is under way through `events`;
 //! after each batch of either, [`pump`](Writer::pump) sends what may be sent.
 
+mod asks;
 mod background;
+mod collect;
 mod context;
 mod edge;
+mod paging;
+mod reclaim;
 mod request;
+mod resize;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -14,28 +19,32 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use torus_blockstore::{BlockIndex, BlockPool, CutOff, INodeIndex};
-use torus_metadata::Head;
+use torus_metadata::{AskId, Head, SnapshotId, Volume as Metadata};
 
-use crate::checkpoint::{Prepared, Stored};
+use crate::checkpoint::{LoadError, Prepared};
+use crate::groups::Groups;
 use crate::log::{Allotment, BlockContent, Identity, Log, Send};
-use crate::map::Map;
+use crate::map::{Map, Name};
 use crate::overlay::Overlay;
 use crate::recovery::Tail;
+use crate::size::Size;
 use crate::{Error, Options};
 
 pub(crate) use context::{Context, WindowPlan};
 pub use request::Info;
-pub(crate) use request::Request;
+pub(crate) use request::{Request, mapped_runs};
 
 type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
 /// How many bytes may be under way to the peers before further writes wait for company: enough to
 /// keep them busy, little enough that writes gather into large records.
 const IN_FLIGHT: usize = 1 << 20;
-/// A log is checkpointed after so long, however little was written.
-const CHECKPOINT_AGE: Duration = Duration::from_secs(600);
+/// How often the writer looks for what is due without a cause: old logs, dead blocks, peers to
+/// clean up on.
+const TICK: Duration = Duration::from_secs(5);
 /// Blocks that may be waiting for their seal.
 const MAX_OPEN_BLOCKS: usize = 16;
 
@@ -58,7 +67,27 @@ enum Event {
         result: Result<Allotment, Error>,
     },
     INodes(Result<Vec<INodeIndex>, Error>),
-    Stored(Result<(), Error>),
+    /// With what came of the snapshots that were taken of it.
+    Stored(Result<Vec<Result<SnapshotId, Error>>, Error>),
+    /// Something of the map that was not in memory.
+    Arrived {
+        name: Name,
+        bytes: Result<Bytes, LoadError>,
+    },
+    Collected(collect::Victim),
+    Reclaimed(reclaim::Step),
+    /// All volumes of a group stand still, or not all do.
+    Gathered {
+        ask: AskId,
+        result: Result<(), Error>,
+    },
+    Resized {
+        size: u64,
+        result: Result<(), Error>,
+    },
+    Flattened(Result<(), Error>),
+    /// Something was said to the metadata service of which nothing depends.
+    Told,
     /// The edge pages of a write that does not begin or end with a page.
     Edges {
         write: edge::Unaligned,
@@ -79,16 +108,18 @@ struct Waiter {
 
 /// A checkpoint on its way.
 struct Checkpoint {
+    /// `None` once it is being stored.
     prepared: Option<Prepared>,
     head: Head,
     replies: Vec<Reply<()>>,
+    /// To be taken of it.
+    snapshots: Vec<asks::Wanted>,
 }
 
 /// What an opened volume starts from.
 pub(crate) struct Start {
     pub(crate) identity: Identity,
     pub(crate) map: Map,
-    pub(crate) stored: Stored,
     pub(crate) head: Head,
     /// Whether the map holds more than the head's checkpoint.
     pub(crate) uncovered: bool,
@@ -96,6 +127,10 @@ pub(crate) struct Start {
     pub(crate) tail: Option<Tail>,
     pub(crate) allotment: Allotment,
     pub(crate) inodes: Vec<INodeIndex>,
+    pub(crate) size: Size,
+    /// The volume as the metadata had it when it was locked.
+    pub(crate) metadata: Metadata,
+    pub(crate) groups: Groups,
 }
 
 /// The owner of an open volume.
@@ -110,6 +145,8 @@ pub(crate) struct Writer {
     /// Writes that wait for room or for the edges of one before them.
     waiting: VecDeque<Request>,
     reading_edges: bool,
+    /// A write whose edges' part of the map is being read.
+    edge_waiting: Option<edge::Unaligned>,
     waiters: Vec<Waiter>,
     mending: bool,
     /// What is to be mended once the window on its way has been committed.
@@ -119,16 +156,35 @@ pub(crate) struct Writer {
     window_asked: bool,
     inodes: VecDeque<INodeIndex>,
     inodes_asked: bool,
-    stored: Stored,
     head: Head,
     checkpoint: Option<Checkpoint>,
     checkpoint_wanted: Vec<Reply<()>>,
+    /// Operations that the next checkpoint must hold, as the overlay counts them.
+    checkpoint_from: u64,
+    /// Nothing is cut until the map has what the next checkpoint needs.
+    is_quiet: bool,
     /// Bytes of log that the last checkpoint covers.
     checkpointed: u64,
     /// Whether recovery found more than the head's checkpoint holds, and none was begun since.
     uncovered: bool,
     /// A checkpoint is due although little was written: the log is old, or a peer was lost.
     checkpoint_due: bool,
+    /// Looks since the last checkpoint.
+    ticks: u32,
+    size: Size,
+    groups: Groups,
+    /// Requests that wait for a part of the map.
+    parked: Vec<Request>,
+    /// Parts of the map that are being read.
+    loading: usize,
+    /// The map takes more memory than it should, until a checkpoint is stored.
+    is_crammed: bool,
+    asks: asks::Asks,
+    collector: collect::Collector,
+    reclaimer: reclaim::Reclaimer,
+    resize: Option<resize::Shrink>,
+    was_full: bool,
+    asked_for_space: Option<Instant>,
     failed: Option<Error>,
     closing: Option<Reply<()>>,
 }
@@ -155,14 +211,15 @@ impl Writer {
         log.allot(start.allotment);
         Self {
             context,
-            options,
             identity: start.identity,
             log,
             map: start.map,
+            checkpoint_from: overlay.queued(),
             overlay,
             events,
             waiting: VecDeque::new(),
             reading_edges: false,
+            edge_waiting: None,
             waiters: Vec::new(),
             mending: false,
             mend_waiting: None,
@@ -170,44 +227,71 @@ impl Writer {
             window_asked: false,
             inodes: start.inodes.into(),
             inodes_asked: false,
-            stored: start.stored,
             head: start.head,
             checkpoint: None,
             checkpoint_wanted: Vec::new(),
+            is_quiet: false,
             checkpointed: 0,
             uncovered: start.uncovered,
             checkpoint_due: false,
+            ticks: 0,
+            size: start.size,
+            groups: start.groups,
+            parked: Vec::new(),
+            loading: 0,
+            is_crammed: false,
+            asks: asks::Asks::default(),
+            collector: collect::Collector::default(),
+            reclaimer: reclaim::Reclaimer::new(&start.metadata),
+            resize: None,
+            was_full: false,
+            asked_for_space: None,
             failed: None,
             closing: None,
+            options,
         }
     }
 
     /// Serves requests until the volume is closed; a dropped channel closes it too.
-    pub(crate) async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+    pub(crate) async fn run(
+        mut self,
+        mut requests: mpsc::Receiver<Request>,
+        mut changes: watch::Receiver<Option<Metadata>>,
+    ) {
         let mut batch = Vec::new();
-        let mut open = true;
-        let mut age = tokio::time::interval(CHECKPOINT_AGE);
-        age.tick().await;
+        let (mut open, mut is_followed) = (true, true);
+        let mut tick = tokio::time::interval(TICK);
+        tick.tick().await;
         loop {
-            // Events always hold at least the wait for the lock.
+            // Events always hold at least the wait for the lock. What comes seldom goes first, or it
+            // might never come while clients are busy.
             tokio::select! {
                 biased;
+                _ = tick.tick() => self.tick(),
+                changed = changes.changed(), if is_followed => {
+                    is_followed = changed.is_ok();
+                    let changed = changes.borrow_and_update().clone();
+                    changed.into_iter().for_each(|volume| self.metadata_changed(volume));
+                }
                 Some(event) = self.events.next() => self.handle(event),
                 count = requests.recv_many(&mut batch, 128), if open => {
                     open = count > 0;
+                    self.collector.note_requests();
                     batch.drain(..).for_each(|request| self.request(request));
                     if !open && self.closing.is_none() {
                         let (reply, _) = oneshot::channel();
-                        self.closing = Some(reply);
+                        self.close(reply);
                     }
                 }
-                _ = age.tick() => self.checkpoint_due = true,
             }
             self.pump();
             if let Some(reply) = self.closed() {
                 let result = match self.failed.take() {
                     Some(error) => Err(error),
-                    None => self.context.release(&self.head, self.window_end).await,
+                    None => {
+                        let is_clean = self.reclaimer.is_clean();
+                        self.context.release(&self.head, self.window_end, is_clean).await
+                    }
                 };
                 // The closer may have gone away; the volume is closed all the same.
                 let _ = reply.send(result);
@@ -245,6 +329,13 @@ impl Writer {
                 }
             }
             Event::Stored(result) => self.stored(result),
+            Event::Arrived { name, bytes } => self.arrived(name, bytes),
+            Event::Collected(victim) => self.collected(victim),
+            Event::Reclaimed(step) => self.reclaimed(step),
+            Event::Gathered { ask, result } => self.gathered(ask, result),
+            Event::Resized { size, result } => self.resized(size, result),
+            Event::Flattened(result) => self.flattened(result),
+            Event::Told => {}
             Event::Edges { write, pages } => self.edges_read(write, pages),
             Event::LockLost(error) => self.fail(error),
         }
@@ -256,17 +347,31 @@ impl Writer {
         if self.failed.is_some() {
             return;
         }
-        if !self.mending && self.log.open_blocks() <= MAX_OPEN_BLOCKS {
+        if self.may_cut() {
             let sync = self.waiters.iter().any(|waiter| waiter.sequence.is_none());
             if sync || self.log.unacknowledged() < IN_FLIGHT {
-                let sends = self.log.cut(&mut self.overlay, &mut self.map, sync);
-                sends.into_iter().for_each(|send| self.send(send));
+                self.cut(sync);
             }
             self.note_cut();
         }
         self.answer_waiters();
         self.keep_windows_ahead();
+        self.keep_shrinking();
+        self.keep_flattening();
         self.keep_checkpoints_coming();
+        self.keep_collecting();
+        self.keep_reclaiming();
+        self.start_loads();
+    }
+
+    /// Whether the log takes records now.
+    fn may_cut(&self) -> bool {
+        !self.mending && !self.is_quiet && self.log.open_blocks() <= MAX_OPEN_BLOCKS
+    }
+
+    fn cut(&mut self, sync: bool) {
+        let sends = self.log.cut(&mut self.overlay, &mut self.map, sync);
+        sends.into_iter().for_each(|send| self.send(send));
     }
 
     fn send(&self, send: Send) {
@@ -323,6 +428,9 @@ impl Writer {
         for reply in checkpoint.chain(self.checkpoint_wanted.drain(..)) {
             let _ = reply.send(Err(error.clone()));
         }
+        self.asks.fail(&error);
         self.failed.get_or_insert(error);
+        // Whatever waits for the map is told the same.
+        self.retry_parked();
     }
 }

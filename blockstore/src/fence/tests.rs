@@ -98,6 +98,7 @@ fn a_raise_waits_for_older_appends() {
             std::thread::yield_now();
         }
         assert!(table.admit(volume(1), Epoch(1)).is_err());
+        assert!(!table.is_raised(volume(1), Epoch(2)));
         assert!(raised.try_recv().is_err(), "an older append is inside");
         drop(older);
         assert_eq!(raised.recv().unwrap(), Epoch(2));
@@ -157,15 +158,59 @@ fn opening_makes_the_log_short() {
 }
 
 #[test]
-fn after_a_failed_raise_no_raise_succeeds() {
+fn after_a_failed_sync_no_raise_succeeds() {
     let disk = new_disk();
     let table = open(&disk).unwrap();
+    table.raise(volume(1), Epoch(1)).unwrap();
     disk.fail(2, Fault::Io);
-    table.raise(volume(1), Epoch(1)).unwrap_err();
-    let refused = table.raise(volume(1), Epoch(1)).unwrap_err();
-    assert!(matches!(refused, Error::Poisoned { .. }));
+    table.raise(volume(1), Epoch(2)).unwrap_err();
+    for epoch in 1..4 {
+        let refused = table.raise(volume(1), Epoch(epoch)).unwrap_err();
+        assert!(matches!(refused, Error::Poisoned { .. }));
+    }
+    // Older epochs stay out, and the one that failed is not taken for durable.
+    assert_eq!(table.check(volume(1), Epoch(1)), Err(Epoch(2)));
+    assert!(table.is_raised(volume(1), Epoch(1)));
+    assert!(!table.is_raised(volume(1), Epoch(2)));
     drop(table);
-    open(&disk).unwrap().raise(volume(1), Epoch(1)).unwrap();
+    open(&disk).unwrap().raise(volume(1), Epoch(2)).unwrap();
+}
+
+#[test]
+fn a_refused_write_is_an_error_for_that_raise_only() {
+    let disk = new_disk();
+    let table = open(&disk).unwrap();
+    table.raise(volume(1), Epoch(1)).unwrap();
+    for fault in [Fault::NoSpace, Fault::Io] {
+        disk.fail(1, fault);
+        table.raise(volume(2), Epoch(7)).unwrap_err();
+        assert!(!table.is_raised(volume(2), Epoch(7)));
+    }
+    table.raise(volume(1), Epoch(2)).unwrap();
+    assert_eq!(table.raise(volume(2), Epoch(1)).unwrap(), Epoch(7));
+    let table = open(&disk.after_crash(0)).unwrap();
+    assert_eq!((table.newest(volume(1)), table.newest(volume(2))), (Epoch(2), Epoch(7)));
+}
+
+#[test]
+fn a_restart_after_a_failed_sync_does_not_believe_the_cache() {
+    for seed in 0..32 {
+        let disk = SimDisk::new(seed, 1 << 20);
+        let options = MfileOptions { block_size: 512, capacity_bytes: 512 };
+        Mfile::open(identity(&disk).unwrap(), options).unwrap();
+        let table = open(&disk).unwrap();
+        disk.fail(2, Fault::Io);
+        table.raise(volume(1), Epoch(2)).unwrap_err();
+        drop(table);
+        // The process starts again on the same machine, whose cache has the record.
+        let table = open(&disk).unwrap();
+        let believed = table.newest(volume(1));
+        let found = open(&disk.after_crash(0)).unwrap().newest(volume(1));
+        assert_eq!(found, believed, "seed {seed}");
+        table.raise(volume(1), Epoch(2)).unwrap();
+        let found = open(&disk.after_crash(0)).unwrap().newest(volume(1));
+        assert_eq!(found, Epoch(2));
+    }
 }
 
 #[test]

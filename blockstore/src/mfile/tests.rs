@@ -198,6 +198,32 @@ fn a_damaged_seal_leaves_the_block_to_be_settled() {
 }
 
 #[test]
+fn a_damaged_seal_vouches_for_no_bytes() {
+    for offset in 0..16 {
+        let (disk, store) = new_store();
+        let bytes = content(1, 1000);
+        store.put(block(1), &bytes).unwrap();
+        store.sync().unwrap();
+        drop(store);
+        disk.corrupt(Path::new("/data/block/seal-current.blk"), offset);
+        disk.corrupt(Path::new("/data/block/data-current.blk"), 700);
+        let store = open(&disk).unwrap();
+        assert_eq!(store.state(block(1)), Some(BlockState::Unsettled), "byte {offset}");
+        // It takes neither appends nor a seal that its content does not have, but a good copy.
+        let refused = store.append(block(1), 1000, &[1]).unwrap_err();
+        assert!(matches!(refused, Error::Unsettled { .. }));
+        let refused = store.seal(block(1), Seal::of(&bytes)).unwrap_err();
+        assert!(matches!(refused, Error::Checksum { .. }));
+        store.put(block(1), &bytes).unwrap();
+        store.sync().unwrap();
+        drop(store);
+        let store = open(&disk.after_crash(0)).unwrap();
+        assert_eq!(store.state(block(1)), Some(BlockState::Sealed(Seal::of(&bytes))));
+        assert_eq!(read(&store, block(1), 1000), bytes);
+    }
+}
+
+#[test]
 fn decay_of_the_data_is_seen_by_its_checksum() {
     let (disk, store) = new_store();
     let bytes = content(1, 1000);

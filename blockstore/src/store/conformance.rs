@@ -97,6 +97,7 @@ conformance!(
     put_replaces,
     deleted_blocks_are_gone,
     a_full_store_takes_blocks_again_after_a_delete,
+    a_full_store_still_seals_and_deletes,
     lists_are_in_order_and_in_pages,
     an_empty_block_is_a_block,
     many_threads,
@@ -232,6 +233,30 @@ fn a_full_store_takes_blocks_again_after_a_delete(store: &dyn BlockStore) {
         assert_eq!(read(store, block(index), 0, 100), content(index, 100));
     }
     assert_eq!(store.used_blocks(), CAPACITY);
+}
+
+fn a_full_store_still_seals_and_deletes(store: &dyn BlockStore) {
+    for index in 0..CAPACITY {
+        store.append(block(index), 0, &content(index, 100)).unwrap();
+    }
+    store.sync().unwrap();
+    for index in 0..CAPACITY {
+        store.append(block(index), 100, &[7; 10]).unwrap();
+        let whole = [content(index, 100), vec![7; 10]].concat();
+        store.seal(block(index), Seal::of(&whole)).unwrap();
+        assert_eq!(read(store, block(index), 0, 110), whole);
+    }
+    store.sync().unwrap();
+    refused(store.append(block(CAPACITY), 0, &[1]), expect!["no free slot among 8"]);
+    for index in 0..CAPACITY {
+        assert!(store.delete(block(index)).unwrap());
+        assert!(!store.delete(block(index)).unwrap());
+    }
+    assert_eq!(store.used_blocks(), 0);
+    for index in 0..CAPACITY {
+        store.put(block(index), &content(index, 100)).unwrap();
+    }
+    store.sync().unwrap();
 }
 
 fn lists_are_in_order_and_in_pages(store: &dyn BlockStore) {

@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 use torus_nbd::kernel::{self, AttachOptions, Device};
 use torus_nbd::{Export, Server, ServerOptions};
 
-use super::cluster::Cluster;
 use super::exports::VolumeExports;
+use crate::connection::Connection;
 use crate::failure::Failure;
 use crate::interrupt;
 
@@ -26,8 +26,8 @@ pub(super) async fn run(
 ) -> Result<(), Failure> {
     let index = device.as_deref().map(index_of).transpose()?;
     let stop = interrupt::token()?;
-    let cluster = Cluster::connect(addresses).await?;
-    let exports = VolumeExports::new(cluster.services.clone(), &[]);
+    let connection = Connection::open(addresses).await?;
+    let exports = VolumeExports::new(connection.services.clone(), &[]);
     let export = Arc::new(exports.take(&name).await?);
     let attached = attach(index, export.clone()).await;
     let (device, serving) = match attached {

@@ -1,17 +1,24 @@
-//! Volumes as exports of the NBD server. The connections of one process share an open volume.
+//! Volumes and snapshots as exports of the NBD server. The connections of one process share what is
+//! open. A volume is this process's alone; a snapshot, named `VOLUME@SNAPSHOT`, is read-only, and
+//! others may read it at the same time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use torus_metadata::{Answer, Error as MetadataError, Query, Refusal};
+use torus_metadata::{
+    Answer, Error as MetadataError, Query, Refusal, Snapshot, Volume as Metadata,
+};
 use torus_nbd::{Errno, Export, ExportError, ExportInfo, Exports, Extent, OpenError, ReadData};
-use torus_volume::{Error, OpenError as VolumeError, Options, Services, Volume, open};
+use torus_volume::{
+    Error, OpenError as VolumeError, Options, Services, Volume, open, open_snapshot,
+};
 
-use super::cluster::owner;
+use crate::connection::owner;
+use crate::name::{SnapshotName, Source};
 
-/// All volumes of the cluster, or those that were named.
+/// All volumes and snapshots of the cluster, or those that were named.
 pub(super) struct VolumeExports {
     services: Services,
     /// `None`: all.
@@ -19,7 +26,7 @@ pub(super) struct VolumeExports {
     slots: Mutex<BTreeMap<String, Arc<Slot>>>,
 }
 
-/// An open volume with the number of its users; the lock is held while it is opened or closed.
+/// An open volume or snapshot with the number of its users; the lock is held while it is opened or closed.
 #[derive(Default)]
 struct Slot {
     open: tokio::sync::Mutex<Option<(Arc<Volume>, usize)>>,
@@ -31,7 +38,7 @@ impl VolumeExports {
         Self { services, named, slots: Mutex::default() }
     }
 
-    /// Opens a volume for this process, or shares the one that is open.
+    /// Opens a volume or a snapshot for this process, or shares the one that is open.
     pub(super) async fn take(&self, name: &str) -> Result<VolumeExport, VolumeError> {
         let slot = {
             let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
@@ -44,7 +51,7 @@ impl VolumeExports {
                 Arc::clone(volume)
             }
             None => {
-                let opened = open(self.services.clone(), name, Options::new(owner())).await?;
+                let opened = self.open_new(name).await?;
                 let volume = Arc::new(opened);
                 *held = Some((Arc::clone(&volume), 1));
                 tracing::info!(volume = name, "opened");
@@ -52,28 +59,63 @@ impl VolumeExports {
             }
         };
         drop(held);
-        Ok(VolumeExport { name: name.to_owned(), volume, slot })
+        // Clients that are connected go on with the size that they were told.
+        let info = info(volume.size(), volume.is_snapshot());
+        Ok(VolumeExport { name: name.to_owned(), info, volume, slot })
+    }
+
+    async fn open_new(&self, name: &str) -> Result<Volume, VolumeError> {
+        let (services, options) = (self.services.clone(), Options::new(owner("torusblk")));
+        match name.parse() {
+            Ok(Source::Volume(name)) => open(services, &name, options).await,
+            Ok(Source::Snapshot(SnapshotName { volume, snapshot })) => {
+                open_snapshot(services, &volume, &snapshot, options).await
+            }
+            Err(_) => Err(VolumeError::NoSuchVolume { name: name.to_owned() }),
+        }
     }
 
     fn serves(&self, name: &str) -> bool {
         self.named.as_ref().is_none_or(|named| named.contains(name))
     }
 
-    async fn size_of(&self, name: &str) -> Result<Option<u64>, MetadataError> {
-        match self.services.meta.query(Query::VolumeByName(name.to_owned())).await {
-            Ok(Answer::Volume { volume, .. }) => Ok(volume.map(|volume| volume.size)),
+    /// What clients are told of what need not be open, if there is such a thing.
+    async fn describe(&self, source: &Source) -> Result<Option<ExportInfo>, MetadataError> {
+        let name = source.volume().to_owned();
+        let volume = match self.services.meta.query(Query::VolumeByName(name)).await {
+            Ok(Answer::Volume { volume, .. }) => volume,
+            Err(MetadataError::Refused(Refusal::NoSuchVolume { .. })) => None,
             Ok(_) => {
-                Err(MetadataError::Protocol { what: "the answer to VolumeByName is no volume" })
+                let what = "the answer to VolumeByName is no volume";
+                return Err(MetadataError::Protocol { what });
             }
-            Err(MetadataError::Refused(Refusal::NoSuchVolume { .. })) => Ok(None),
-            Err(error) => Err(error),
+            Err(error) => return Err(error),
+        };
+        Ok(volume.and_then(|volume| describe(&volume, source)))
+    }
+}
+
+fn describe(volume: &Metadata, source: &Source) -> Option<ExportInfo> {
+    match source {
+        Source::Volume(_) => Some(info(volume.size, false)),
+        Source::Snapshot(name) => {
+            let snapshot = volume.snapshots.iter().find(|it| it.name == name.snapshot)?;
+            Some(info(snapshot.size, true))
         }
     }
 }
 
-fn info(size: u64) -> ExportInfo {
+/// The names of everything that can be served.
+fn names(volumes: &[Metadata]) -> impl Iterator<Item = String> {
+    volumes.iter().flat_map(|volume| {
+        let snapshot = |snapshot: &Snapshot| format!("{}@{}", volume.name, snapshot.name);
+        std::iter::once(volume.name.clone()).chain(volume.snapshots.iter().map(snapshot))
+    })
+}
+
+fn info(size: u64, read_only: bool) -> ExportInfo {
     // One writer orders the requests of all connections, so a flush on any covers them all.
-    ExportInfo { multi_conn: true, ..ExportInfo::new(size) }
+    ExportInfo { read_only, multi_conn: true, ..ExportInfo::new(size) }
 }
 
 #[async_trait]
@@ -81,8 +123,7 @@ impl Exports for VolumeExports {
     async fn list(&self) -> Result<Vec<String>, ExportError> {
         match self.services.meta.query(Query::Volumes).await {
             Ok(Answer::Volumes { volumes, .. }) => {
-                let names = volumes.into_iter().map(|volume| volume.name);
-                Ok(names.filter(|name| self.serves(name)).collect())
+                Ok(names(&volumes).filter(|name| self.serves(name)).collect())
             }
             Ok(_) => Err(Errno::Io.into()),
             Err(error) => Err(ExportError::new(Errno::Io, error)),
@@ -93,8 +134,9 @@ impl Exports for VolumeExports {
         if !self.serves(name) {
             return Err(OpenError::Unknown);
         }
-        match self.size_of(name).await {
-            Ok(Some(size)) => Ok(info(size)),
+        let source = name.parse().map_err(|_| OpenError::Unknown)?;
+        match self.describe(&source).await {
+            Ok(Some(info)) => Ok(info),
             Ok(None) => Err(OpenError::Unknown),
             Err(error) => Err(OpenError::Failed(Box::new(error))),
         }
@@ -106,7 +148,9 @@ impl Exports for VolumeExports {
         }
         match self.take(name).await {
             Ok(export) => Ok(Arc::new(export)),
-            Err(VolumeError::NoSuchVolume { .. }) => Err(OpenError::Unknown),
+            Err(VolumeError::NoSuchVolume { .. } | VolumeError::NoSuchSnapshot { .. }) => {
+                Err(OpenError::Unknown)
+            }
             Err(VolumeError::InUse { owner, .. }) => Err(OpenError::InUse { by: owner }),
             Err(error) => Err(OpenError::Failed(Box::new(error))),
         }
@@ -116,9 +160,10 @@ impl Exports for VolumeExports {
 /// Writes of up to so many bytes are copied.
 const COPIED: usize = 32 << 10;
 
-/// One user's hold on an open volume.
+/// One user's hold on an open volume or snapshot.
 pub(super) struct VolumeExport {
     name: String,
+    info: ExportInfo,
     volume: Arc<Volume>,
     slot: Arc<Slot>,
 }
@@ -147,6 +192,8 @@ impl VolumeExport {
 fn refuse(error: Error) -> ExportError {
     let errno = match error {
         Error::OutOfRange { .. } => Errno::Invalid,
+        Error::NoSpace => Errno::NoSpace,
+        Error::ReadOnly => Errno::NotPermitted,
         Error::Closed | Error::TakenOver { .. } => Errno::ShuttingDown,
         _ => Errno::Io,
     };
@@ -156,7 +203,7 @@ fn refuse(error: Error) -> ExportError {
 #[async_trait]
 impl Export for VolumeExport {
     fn info(&self) -> ExportInfo {
-        info(self.volume.size())
+        self.info.clone()
     }
 
     async fn read(&self, offset: u64, length: u32) -> Result<ReadData, ExportError> {
@@ -215,5 +262,29 @@ impl Export for VolumeExport {
                 "cannot close"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ctl::tests::{volume, with_snapshots};
+
+    #[test]
+    fn volumes_are_listed_with_their_snapshots() {
+        let volumes = [with_snapshots(1, "disk"), volume(2, "log", None)];
+        assert_eq!(names(&volumes).collect::<Vec<_>>(), ["disk", "disk@mon", "disk@tue", "log"]);
+    }
+
+    #[test]
+    fn snapshots_are_read_only_and_have_their_own_size() {
+        let mut disk = with_snapshots(1, "disk");
+        disk.size = 4096;
+        let told = |name: &str| {
+            describe(&disk, &name.parse().unwrap()).map(|info| (info.size, info.read_only))
+        };
+        assert_eq!(told("disk"), Some((4096, false)));
+        assert_eq!(told("disk@mon"), Some((10 << 30, true)));
+        assert_eq!(told("disk@sun"), None);
     }
 }

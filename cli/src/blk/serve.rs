@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use torus_nbd::{Listener, Server, ServerOptions};
 
-use super::cluster::Cluster;
 use super::exports::VolumeExports;
+use crate::connection::Connection;
 use crate::failure::Failure;
 use crate::interrupt;
 
@@ -29,8 +29,8 @@ pub(super) async fn run(
         (None, Some(_)) => None,
         (listen, _) => Some(Listener::tcp(listen.unwrap_or(DEFAULT_LISTEN)).await?),
     };
-    let cluster = Cluster::connect(addresses).await?;
-    let exports = Arc::new(VolumeExports::new(cluster.services.clone(), &volumes));
+    let connection = Connection::open(addresses).await?;
+    let exports = Arc::new(VolumeExports::new(connection.services.clone(), &volumes));
     let mut held = Vec::new();
     for name in &volumes {
         held.push(exports.take(name).await?);

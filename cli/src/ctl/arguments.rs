@@ -1,5 +1,7 @@
 //! What `torusctl` can be asked.
 
+mod volumes;
+
 use std::convert::Infallible;
 use std::str::FromStr;
 
@@ -10,6 +12,10 @@ use torus_metadata::{NodeId, RingKind};
 
 use crate::address::{Address, AddressError};
 use crate::size::Bytes;
+
+pub(super) use volumes::{
+    BlockCommand, Export, Format, Import, Layers, NewVolume, SnapshotCommand, VolumeCommand,
+};
 
 /// Administration of a Torus cluster.
 #[derive(Debug, Parser)]
@@ -56,6 +62,9 @@ pub(super) enum Command {
     /// Volumes.
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Snapshots of volumes.
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// Block volumes.
     #[command(subcommand)]
     Block(BlockCommand),
@@ -183,31 +192,6 @@ pub(super) struct Locate {
     pub(super) inode: u64,
     #[arg(long, value_name = "INDEX")]
     pub(super) index: u64,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum VolumeCommand {
-    /// Create a block volume.
-    CreateBlock(NewVolume),
-    /// List the volumes.
-    List,
-    /// Show one volume.
-    Info { name: String },
-    /// Delete a volume and all that is in it.
-    Delete { name: String },
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum BlockCommand {
-    /// Create a block volume; the same as 'volume create-block'.
-    Create(NewVolume),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct NewVolume {
-    pub(super) name: String,
-    /// As 10GiB; rounded up to 4 KiB.
-    pub(super) size: Bytes,
 }
 
 /// A member of the Raft group, by number or address.

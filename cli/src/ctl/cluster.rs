@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -11,7 +12,7 @@ use futures::stream::FuturesUnordered;
 use tokio::net::TcpStream;
 use tokio::sync::{OnceCell, watch};
 use tokio::time::timeout;
-use torus_blockstore::PeerId;
+use torus_blockstore::{PeerId, VolumeId};
 use torus_distributor::{PeerError, Peers, Request, Response, Status, TcpPeers, View};
 use torus_metadata::{
     AdminClient, AdminError, Answer, Applied, Client, Command, Error, GlobalMetadata,
@@ -19,6 +20,7 @@ use torus_metadata::{
 };
 
 use crate::address::Address;
+use crate::connection::Connection;
 use crate::failure::{Failure, chain};
 
 /// How long a daemon may take to accept a connection.
@@ -127,6 +129,26 @@ impl Cluster {
         }
     }
 
+    /// The volume of this name, if there is one.
+    pub(super) async fn find(&self, name: &str) -> Result<Option<Volume>, Failure> {
+        self.reach().await?;
+        match self.client.query(Query::VolumeByName(name.to_owned())).await {
+            Ok(Answer::Volume { volume, .. }) => Ok(volume),
+            Err(Error::Refused(Refusal::NoSuchVolume { .. })) => Ok(None),
+            Ok(_) => Err(nonsense("a volume")),
+            Err(error) => Err(failed(&error)),
+        }
+    }
+
+    /// The volume of this ID.
+    pub(super) async fn volume_by_id(&self, id: VolumeId) -> Result<Volume, Failure> {
+        match self.query(Query::VolumeById(id)).await? {
+            Answer::Volume { volume: Some(volume), .. } => Ok(volume),
+            Answer::Volume { .. } => Err(refused(&Refusal::NoSuchVolumeId { id })),
+            _ => Err(nonsense("a volume")),
+        }
+    }
+
     async fn query(&self, query: Query) -> Result<Answer, Failure> {
         self.reach().await?;
         self.client.query(query).await.map_err(|error| failed(&error))
@@ -136,6 +158,26 @@ impl Cluster {
     pub(super) async fn execute(&self, command: Command) -> Result<Applied, Failure> {
         self.reach().await?;
         self.client.execute(command).await.map_err(|error| failed(&error))
+    }
+
+    /// Puts a command through the log, where the caller knows what to make of a refusal.
+    pub(super) async fn attempt(&self, command: Command) -> Result<Applied, Refused> {
+        self.reach().await.map_err(Refused::Failure)?;
+        self.client.execute(command).await.map_err(|error| match error {
+            Error::Refused(refusal) => Refused::Refusal(refusal),
+            error => Refused::Failure(failed(&error)),
+        })
+    }
+
+    /// The metadata service.
+    pub(super) fn meta(&self) -> Arc<dyn MetadataService> {
+        Arc::new(self.client.clone())
+    }
+
+    /// What volumes are opened with.
+    pub(super) async fn connect_for_blocks(&self) -> Result<Connection, Failure> {
+        self.reach().await?;
+        Connection::open(self.addresses.iter().map(Address::to_string).collect()).await
     }
 
     /// Replaces the ring by what `change` makes of it, and again when another change came first.
@@ -163,6 +205,22 @@ impl Cluster {
     ) -> Result<T, Failure> {
         self.reach().await?;
         call.await.map_err(|error| denied(&error))
+    }
+}
+
+/// Why a command did not take effect.
+pub(super) enum Refused {
+    /// The state machine's own word.
+    Refusal(Refusal),
+    Failure(Failure),
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Refusal(refusal) => self::refused(&refusal),
+            Refused::Failure(failure) => failure,
+        }
     }
 }
 
@@ -216,6 +274,14 @@ pub(super) fn refused(refusal: &Refusal) -> Failure {
         Refusal::VolumeExists { .. } => "choose another name",
         Refusal::NoSuchVolume { .. } => "'torusctl volume list' shows what there is",
         Refusal::InUse { .. } => "stop that program first",
+        Refusal::SnapshotExists { .. } => "choose another name",
+        Refusal::NoSuchSnapshot { volume } => {
+            return Failure::failed(format!(
+                "{refusal}; 'torusctl snapshot list {volume}' shows them"
+            ));
+        }
+        Refusal::Shrinks => "it was made larger meanwhile; ask again",
+        Refusal::SeveralWriters => "take them one after another, or stop all but one program",
         Refusal::NoSuchPeer => "'torusctl peer list' shows what there is",
         Refusal::RingVersion { .. } => "look at 'torusctl ring get' and decide again",
         _ => return Failure::failed(refusal.clone()),

@@ -13,7 +13,7 @@ use super::cluster::{Cluster, statuses};
 use super::report::Report;
 use crate::failure::Failure;
 
-pub(super) use survey::{Survey, survey};
+pub(super) use survey::{Row, Survey, survey};
 
 pub(super) async fn run(cluster: &Cluster, command: &PeerCommand) -> Result<Report, Failure> {
     match command {

@@ -12,18 +12,29 @@ use crate::failure::Failure;
 pub(super) struct Report {
     pub(super) text: String,
     pub(super) json: Value,
+    /// Standard output has something else.
+    aside: bool,
 }
 
 impl Report {
     /// `text` ends with a line break.
     pub(super) fn new(text: String, json: Value) -> Self {
-        Self { text, json }
+        Self { text, json, aside: false }
     }
 
-    /// Prints it to standard output.
+    /// The same for standard error, because standard output has what the command made.
+    pub(super) fn aside(self) -> Self {
+        Self { aside: true, ..self }
+    }
+
+    /// Prints it to standard output, or beside it.
     pub(super) fn print(&self, json: bool) -> Result<(), Failure> {
         let text = if json { format!("{:#}\n", self.json) } else { self.text.clone() };
-        match io::stdout().write_all(text.as_bytes()) {
+        let printed = match self.aside {
+            true => io::stderr().write_all(text.as_bytes()),
+            false => io::stdout().write_all(text.as_bytes()),
+        };
+        match printed {
             // Who stops reading has read enough.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             written => Ok(written?),

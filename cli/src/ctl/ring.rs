@@ -5,9 +5,9 @@ mod change;
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use torus_blockstore::{BlockIndex, BlockRef, INodeIndex, PeerId};
+use torus_blockstore::{BlockIndex, BlockRef, INodeIndex, PeerId, VolumeId};
 use torus_distributor::Placer;
-use torus_metadata::{Command, GlobalMetadata, Peer, Ring, RingKind};
+use torus_metadata::{Command, GlobalMetadata, Peer, Ring, RingKind, Volume};
 
 use super::arguments::{Kind, Locate, ManualChange, RingCommand};
 use super::cluster::Cluster;
@@ -90,11 +90,17 @@ async fn locate(cluster: &Cluster, block: &Locate) -> Result<Report, Failure> {
         index: BlockIndex(block.index),
     };
     let (ring, peers) = (cluster.ring().await?, cluster.peers().await?);
-    let places = Placer::new(&ring).places(&block, &BTreeSet::new());
+    let copies = copies(&cluster.volumes().await?, block.volume);
+    let places = Placer::new(&ring).places(&block, &BTreeSet::new(), copies);
     let line = |id: &PeerId| format!("{id}  {}\n", address(&peers, *id).unwrap_or("-"));
     let text = places.iter().map(line).collect();
     let uuids: Vec<_> = places.iter().map(PeerId::to_string).collect();
     Ok(Report::new(text, json!({ "ring": ring.version.0, "peers": uuids })))
+}
+
+/// How many peers hold the blocks of a volume, if it asks for another number than the ring.
+pub(super) fn copies(volumes: &[Volume], id: VolumeId) -> Option<u32> {
+    volumes.iter().find(|volume| volume.id == id)?.block_spec.copies()
 }
 
 /// One sentence about a ring.

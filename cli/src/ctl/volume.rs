@@ -1,45 +1,47 @@
 //! `torusctl volume`.
 
-use serde_json::{Value, json};
-use torus_metadata::{Command, Error, Outcome, Refusal, Volume};
+mod change;
+mod show;
 
-use super::arguments::{NewVolume, VolumeCommand};
+use serde_json::json;
+use torus_blockstore::{BlockLayer, BlockLayerKind, BlockSpec};
+use torus_metadata::{Command, Error, Outcome, Refusal};
+
+use super::arguments::{Layers, NewVolume, VolumeCommand};
 use super::cluster::Cluster;
-use super::rehearsal;
-use super::report::{Report, table};
+use super::report::Report;
+use super::{export, import, rehearsal, snapshot};
 use crate::failure::Failure;
+use crate::name::shown;
 use crate::size::Bytes;
 
 /// The size of a volume is a multiple of this: the largest unit in which clients write.
 const SIZE_UNIT: u64 = 4096;
-/// Characters of a bad name that are shown.
-const SHOWN: usize = 64;
 
 pub(super) async fn run(cluster: &Cluster, command: &VolumeCommand) -> Result<Report, Failure> {
     match command {
         VolumeCommand::CreateBlock(volume) => create(cluster, volume).await,
-        VolumeCommand::List => {
-            let volumes = cluster.volumes().await?;
-            let json = volumes.iter().map(facts).collect::<Vec<_>>();
-            Ok(Report::new(list(&volumes), json!({ "volumes": json })))
+        VolumeCommand::List => show::all(cluster).await,
+        VolumeCommand::Info { name } => show::one(cluster, name).await,
+        VolumeCommand::Delete { name, force } => delete(cluster, name, *force).await,
+        VolumeCommand::Rename { name, to } => change::rename(cluster, name, to).await,
+        VolumeCommand::Resize { name, size, discard, limit } => {
+            change::resize(cluster, name, *size, *discard, limit.timeout).await
         }
-        VolumeCommand::Info { name } => {
-            let volume = cluster.volume(name).await?;
-            Ok(Report::new(info(&volume), facts(&volume)))
-        }
-        VolumeCommand::Delete { name } => {
-            cluster.execute(Command::DeleteVolume { name: name.clone() }).await?;
-            let text = format!("Deleted volume {name}. The peers free its blocks by and by.\n");
-            Ok(Report::new(text, json!({ "deleted": name })))
-        }
+        VolumeCommand::Clone { source, name } => change::clone(cluster, source, name).await,
+        VolumeCommand::Flatten { name } => change::flatten(cluster, name).await,
+        VolumeCommand::Import(arguments) => import::run(cluster, arguments).await,
+        VolumeCommand::Export(arguments) => export::run(cluster, arguments).await,
+        VolumeCommand::Snapshot(command) => snapshot::run(cluster, command).await,
     }
 }
 
 /// Creates a volume and says how to use it.
 pub(super) async fn create(cluster: &Cluster, volume: &NewVolume) -> Result<Report, Failure> {
     let size = check(&volume.name, volume.size)?;
+    let spec = spec(cluster, &volume.layers).await?;
     let name = volume.name.clone();
-    let applied = cluster.execute(Command::CreateVolume { name, size, spec: None }).await?;
+    let applied = cluster.execute(Command::CreateVolume { name, size, spec }).await?;
     let Outcome::Volume(volume) = applied.outcome else {
         return Err(Error::Protocol { what: "a new volume" }.into());
     };
@@ -50,11 +52,17 @@ pub(super) async fn create(cluster: &Cluster, volume: &NewVolume) -> Result<Repo
         name = volume.name,
         size = Bytes(volume.size),
     );
-    Ok(Report::new(text, facts(&volume)))
+    Ok(Report::new(text, show::facts(&volume, &[])))
+}
+
+async fn delete(cluster: &Cluster, name: &str, force: bool) -> Result<Report, Failure> {
+    cluster.execute(Command::DeleteVolume { name: name.to_owned(), force }).await?;
+    let text = format!("Deleted volume {name}. The peers free its blocks by and by.\n");
+    Ok(Report::new(text, json!({ "deleted": name })))
 }
 
 /// The size that such a volume gets.
-fn check(name: &str, size: Bytes) -> Result<u64, Failure> {
+pub(super) fn check(name: &str, size: Bytes) -> Result<u64, Failure> {
     let Bytes(bytes) = size;
     let bytes = bytes.checked_next_multiple_of(SIZE_UNIT).unwrap_or(u64::MAX);
     let Err(refusal) = rehearsal::volume(name, bytes) else { return Ok(bytes) };
@@ -70,176 +78,47 @@ fn check(name: &str, size: Bytes) -> Result<u64, Failure> {
     }
 }
 
-fn shown(name: &str) -> String {
-    let length = name.chars().count();
-    match length {
-        0 => "\"\" (empty)".to_owned(),
-        1..=SHOWN => format!("{name:?}"),
-        _ => {
-            let start: String = name.chars().take(SHOWN).collect();
-            format!("{start:?}… ({length} characters)")
+/// Whether a volume can have this name.
+fn check_name(name: &str) -> Result<(), Failure> {
+    check(name, Bytes(SIZE_UNIT)).map(|_| ())
+}
+
+/// The block spec that these layers make; `None` is the cluster's.
+pub(super) async fn spec(cluster: &Cluster, layers: &Layers) -> Result<Option<BlockSpec>, Failure> {
+    let Some(copies) = layers.replication else { return Ok(layers.block_spec.clone()) };
+    // What makes no sense at all is told without the cluster.
+    with_copies(&layers.block_spec.clone().unwrap_or_default(), copies)?;
+    let spec = match &layers.block_spec {
+        Some(spec) => spec.clone(),
+        None => without_copies(&cluster.global().await?.block_spec),
+    };
+    with_copies(&spec, copies).map(Some)
+}
+
+/// The same layers with so many copies.
+fn with_copies(spec: &BlockSpec, copies: u32) -> Result<BlockSpec, Failure> {
+    match spec.copies() {
+        Some(same) if same == copies => return Ok(spec.clone()),
+        Some(other) => {
+            return Err(Failure::usage(format!(
+                "the block spec asks for {other} copies and --replication for {copies}; leave one out"
+            )));
         }
+        None => {}
     }
+    let mut layers = spec.layers().to_vec();
+    let base = layers.len().saturating_sub(1);
+    let copies = Some(copies);
+    layers.insert(base, BlockLayer { kind: BlockLayerKind::Replication, copies });
+    BlockSpec::new(layers).map_err(Failure::usage)
 }
 
-fn list(volumes: &[Volume]) -> String {
-    let mut volumes: Vec<_> = volumes.iter().collect();
-    volumes.sort_by(|a, b| a.name.cmp(&b.name));
-    let row = |volume: &Volume| {
-        vec![
-            volume.name.clone(),
-            Bytes(volume.size).to_string(),
-            "block".to_owned(),
-            in_use(volume),
-        ]
-    };
-    table(&["VOLUME NAME", ">SIZE", "TYPE", "STATUS"], volumes.into_iter().map(row))
-}
-
-fn in_use(volume: &Volume) -> String {
-    match &volume.lock {
-        Some(lock) => format!("in use by {}", lock.owner),
-        None => "free".to_owned(),
-    }
-}
-
-fn info(volume: &Volume) -> String {
-    let checkpoint = match &volume.head {
-        Some(head) => format!("INode {}, {} blocks", head.inode.0, head.blocks),
-        None => "none yet".to_owned(),
-    };
-    format!(
-        "Name: {}\nID: {}\nSize: {} ({} bytes)\nType: block\nBlock spec: {}\nStatus: {}\n\
-         Opened: {} times\nCheckpoint: {checkpoint}\nOpen windows: {}\n",
-        volume.name,
-        volume.id,
-        Bytes(volume.size),
-        volume.size,
-        volume.block_spec,
-        in_use(volume),
-        volume.epoch,
-        volume.windows.len(),
-    )
-}
-
-fn facts(volume: &Volume) -> Value {
-    json!({
-        "name": volume.name,
-        "id": volume.id.get(),
-        "size": volume.size,
-        "type": "block",
-        "block_spec": volume.block_spec.to_string(),
-        "status": if volume.lock.is_some() { "in-use" } else { "free" },
-        "in_use_by": volume.lock.as_ref().map(|lock| &lock.owner),
-        "epoch": volume.epoch.0,
-        "inode_index": volume.inode_index.0,
-        "head": volume.head.as_ref().map(|head| head.inode.0),
-        "windows": volume.windows.len(),
-    })
+fn without_copies(spec: &BlockSpec) -> BlockSpec {
+    let layers = spec.layers().iter().copied();
+    let others = layers.filter(|layer| layer.kind != BlockLayerKind::Replication).collect();
+    // Without one of its layers it is still a spec.
+    BlockSpec::new(others).unwrap_or_default()
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-    use expect_test::{Expect, expect};
-    use torus_blockstore::{BlockSpec, Epoch, INodeIndex, VolumeId};
-    use torus_metadata::{Lock, SessionId};
-
-    /// A volume of 10 GiB.
-    pub(in crate::ctl) fn volume(id: u64, name: &str, owner: Option<&str>) -> Volume {
-        let lock =
-            |owner: &str| Lock { session: SessionId(1), epoch: Epoch(2), owner: owner.to_owned() };
-        Volume {
-            id: VolumeId::new(id).unwrap(),
-            name: name.to_owned(),
-            size: 10 << 30,
-            block_spec: BlockSpec::default(),
-            inode_index: INodeIndex(4),
-            head: None,
-            windows: vec![],
-            epoch: Epoch(2),
-            lock: owner.map(lock),
-        }
-    }
-
-    #[track_caller]
-    fn check_of(name: &str, size: &str, expected: Expect) {
-        let found = match check(name, size.parse().unwrap()) {
-            Ok(bytes) => bytes.to_string(),
-            Err(Failure::Usage(error)) => format!("usage: {error}"),
-            Err(Failure::Failed(error)) => format!("failed: {error}"),
-        };
-        expected.assert_eq(&found);
-    }
-
-    #[test]
-    fn sizes_are_rounded_up() {
-        check_of("disk", "10GiB", expect!["10737418240"]);
-        check_of("disk", "1", expect!["4096"]);
-    }
-
-    #[test]
-    fn bad_names_and_sizes_are_refused_before_anything_is_sent() {
-        check_of(
-            "a/b",
-            "1GiB",
-            expect![[
-                r#"usage: volume "a/b": the volume name is not valid: only A-Z, a-z, 0-9, '.', '_' and '-' may stand in it"#
-            ]],
-        );
-        check_of(
-            "",
-            "1GiB",
-            expect![[
-                r#"usage: volume "" (empty): the volume name is not valid: it must have 1 to 255 characters"#
-            ]],
-        );
-        check_of(
-            &"x".repeat(300),
-            "1GiB",
-            expect![[
-                r#"usage: volume "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"… (300 characters): the volume name is not valid: it must have 1 to 255 characters"#
-            ]],
-        );
-        check_of(
-            "disk",
-            "0",
-            expect!["usage: size 0 B: the size is not valid: it must be more than 0"],
-        );
-        check_of(
-            "disk",
-            "1EiB",
-            expect!["failed: a volume of 1.0 EiB cannot be made: a volume has at most 256 TiB"],
-        );
-        check_of(
-            "disk",
-            "18446744073709551615",
-            expect!["failed: a volume of 16.0 EiB cannot be made: a volume has at most 256 TiB"],
-        );
-    }
-
-    #[test]
-    fn volumes_are_listed_by_name() {
-        let volumes =
-            [volume(1, "myVolume", None), volume(2, "disk", Some("host-1 (torusblk 77)"))];
-        expect![[r#"
-            VOLUME NAME      SIZE  TYPE   STATUS
-            disk         10.0 GiB  block  in use by host-1 (torusblk 77)
-            myVolume     10.0 GiB  block  free
-        "#]]
-        .assert_eq(&list(&volumes));
-        expect![[r#"{"block_spec":"crc,base","epoch":2,"head":null,"id":2,"in_use_by":"host-1 (torusblk 77)","inode_index":4,"name":"disk","size":10737418240,"status":"in-use","type":"block","windows":0}"#]].assert_eq(&facts(&volumes[1]).to_string());
-        expect![[r#"
-            Name: myVolume
-            ID: 1
-            Size: 10.0 GiB (10737418240 bytes)
-            Type: block
-            Block spec: crc,base
-            Status: free
-            Opened: 2 times
-            Checkpoint: none yet
-            Open windows: 0
-        "#]]
-        .assert_eq(&info(&volumes[0]));
-    }
-}
+pub(super) mod tests;

@@ -2,7 +2,10 @@
 
 use expect_test::{Expect, expect};
 use std::sync::Arc;
-use torus_blockstore::{Append, BlockStore, ByteRange, Epoch, FenceTable, Seal};
+use torus_blockstore::{
+    Append, BlockKind, BlockRef, BlockStore, ByteRange, Epoch, FenceTable, Mfile, MfileOptions,
+    PeerIdentity, Seal,
+};
 use torus_metadata::RingVersion;
 
 use super::Keeper;
@@ -155,12 +158,92 @@ fn reads_are_bounded() {
     check(&keeper, big, expect!["Invalid"]);
 }
 
+fn put_at(index: u64, epoch: u64) -> Request {
+    Request::Put { block: block(index), epoch: Epoch(epoch), data: "x".into() }
+}
+
 #[test]
-fn a_full_store_says_so() {
-    let (keeper, _) = keeper();
-    for index in 1..=4 {
-        let data = "x".into();
-        let put = Request::Put { block: block(index), epoch: Epoch(0), data };
-        check(&keeper, put, if index < 4 { expect!["Done AfterSync"] } else { expect!["Full"] });
+fn the_reserve_is_for_writers() {
+    // Eight blocks: two are the reserve.
+    let store = Rigged::new(8);
+    let keeper = Keeper::new(Arc::clone(&store) as _, Arc::new(FenceTable::in_memory()));
+    for index in 1..=6 {
+        check(&keeper, put_at(index, 0), expect!["Done AfterSync"]);
     }
+    check(&keeper, put_at(7, 0), expect!["Full"]);
+    check(&keeper, put_at(7, 1), expect!["Done AfterSync"]);
+    let append = |index| {
+        let (block, data) = (block(index), vec!["abc".into()]);
+        Request::Append(Append { block, epoch: Epoch(1), offset: 0, data, sync: true })
+    };
+    check(&keeper, append(8), expect!["Done AfterSync"]);
+    check(&keeper, append(9), expect!["Full"]);
+    check(&keeper, put_at(9, 1), expect!["Full"]);
+    // A copy that is there already can be mended all the same.
+    lock(&store.rotten).insert(block(3));
+    check(&keeper, put_at(3, 0), expect!["Done AfterSync"]);
+    check(&keeper, put_at(4, 0), expect!["Done AfterSync"]);
+}
+
+#[test]
+fn the_last_of_the_reserve_is_for_checkpoints() {
+    // Forty blocks: ten are the reserve, and two its last quarter.
+    let store = Rigged::new(40);
+    let keeper = Keeper::new(Arc::clone(&store) as _, Arc::new(FenceTable::in_memory()));
+    for index in 2..=37 {
+        check(&keeper, put_at(index, 1), expect!["Done AfterSync"]);
+    }
+    let begin = |block: BlockRef| {
+        let data = vec!["abc".into()];
+        Request::Append(Append { block, epoch: Epoch(1), offset: 0, data, sync: true })
+    };
+    check(&keeper, begin(block(1)), expect!["Done AfterSync"]);
+    check(&keeper, append(1, 3, "def", true), expect!["Done AfterSync"]);
+    assert_eq!(keeper.usage().free_blocks(), 3);
+    check(&keeper, begin(block(38)), expect!["Done AfterSync"]);
+    check(&keeper, begin(block(39)), expect!["Full"]);
+    check(&keeper, append(1, 6, "ghi", true), expect!["Done AfterSync"]);
+    check(&keeper, put_at(39, 1), expect!["Done AfterSync"]);
+    let inode = BlockRef { kind: BlockKind::INode, ..block(40) };
+    check(&keeper, begin(inode), expect!["Done AfterSync"]);
+    check(&keeper, put_at(41, 1), expect!["Full"]);
+}
+
+#[test]
+fn a_full_store_still_reads_seals_fences_and_deletes() {
+    let (keeper, store) = keeper();
+    check(&keeper, append(1, 0, "abc", true), expect!["Done AfterSync"]);
+    check(&keeper, put_at(2, 1), expect!["Done AfterSync"]);
+    check(&keeper, put_at(3, 1), expect!["Done AfterSync"]);
+    assert_eq!(keeper.usage().free_blocks(), 0);
+    check(&keeper, put_at(4, 1), expect!["Full"]);
+    check(&keeper, append(1, 3, "def", true), expect!["Done AfterSync"]);
+    check(&keeper, seal(1, "abcdef"), expect!["Done AfterSync"]);
+    let fence = Request::Fence { volume: volume(1), epoch: Epoch(2) };
+    check(&keeper, fence, expect!["Newest(Epoch(2)) Now"]);
+    let ranges = vec![ByteRange { offset: 2, length: 2 }];
+    check(&keeper, Request::Read { block: block(1), ranges }, expect![[r#"Data(b"cd") Now"#]]);
+    let blocks = (1..=3).map(block).collect();
+    check(&keeper, Request::Delete { epoch: Epoch(2), blocks }, expect!["Done AfterSync"]);
+    assert_eq!(store.used_blocks(), 0);
+    check(&keeper, put_at(4, 2), expect!["Done AfterSync"]);
+}
+
+/// A disk on which a fence can be written, and cannot be synced.
+#[test]
+fn an_epoch_that_could_not_be_kept_is_not_let_in_later() {
+    let disk = torus_blockstore::SimDisk::new(1, 1 << 20);
+    let peer = crate::testing::peer(1);
+    let identity = PeerIdentity::open(disk.shared(), "/data".as_ref(), peer).unwrap();
+    let identity = Arc::new(identity);
+    let options = MfileOptions { block_size: 512, capacity_bytes: 4096 };
+    Mfile::open(Arc::clone(&identity), options).unwrap();
+    let fences = Arc::new(FenceTable::open(&identity).unwrap());
+    let keeper = Keeper::new(Rigged::new(3), fences);
+    check(&keeper, append(1, 0, "abc", true), expect!["Done AfterSync"]);
+    disk.fail(2, torus_blockstore::Fault::Io);
+    check(&keeper, append(2, 3, "def", true), expect!["Disk"]);
+    check(&keeper, append(2, 3, "def", true), expect!["Disk"]);
+    check(&keeper, put(2, "other"), expect!["Disk"]);
+    check(&keeper, append(1, 3, "def", true), expect!["Fenced { newest: Epoch(2) }"]);
 }

@@ -3,6 +3,8 @@
 //!
 //! A request fails when the connection breaks, when the peer says nothing at all for
 //! [`SILENCE_LIMIT`], or after [`REQUEST_TIMEOUT`].
+//!
+//! The peer is asked for its status all the time: a sign of life, and word of how full it is.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,17 +22,19 @@ use crate::outbox::Outbox;
 use crate::protocol::decode_reply;
 use crate::protocol::frame::{self, Frame, FrameReader, Head, REPLY, ReadError};
 use crate::protocol::hello::{Hello, Welcome};
-use crate::{FrameError, PeerError, Refusal, Request, Response};
+use crate::{FrameError, PeerError, Refusal, Request, Response, Usage};
 
 /// A peer that needs longer for one request has failed it.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A peer that is silent for so long, though it is asked for a sign of life, is gone.
+/// A peer that is silent for so long, though it is asked for its status, is gone.
 pub(super) const SILENCE_LIMIT: Duration = Duration::from_millis(2500);
 
-/// How often a quiet connection is looked at; a ping goes out after two quiet looks.
+/// How often a connection is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
-const PING_AFTER: Duration = Duration::from_millis(500);
+
+/// How often, in looks, the peer is asked for its status.
+const LOOKS_PER_STATUS: u64 = 2;
 
 pub(super) type Reply = oneshot::Sender<Result<Response, PeerError>>;
 
@@ -38,6 +42,9 @@ pub(super) struct Connection {
     outbox: Arc<Outbox>,
     next_id: AtomicU64,
     waiting: Mutex<Waiting>,
+    block_size: u32,
+    /// By the last status.
+    usage: Mutex<Option<Usage>>,
 }
 
 /// Requests without an answer; IDs ascend with their deadlines.
@@ -106,7 +113,18 @@ impl Connection {
         if found != expected {
             return Err(LinkError::BlockSize { found, expected });
         }
-        Ok(Arc::new(Self { outbox, next_id: AtomicU64::new(1), waiting: Mutex::default() }))
+        Ok(Arc::new(Self {
+            outbox,
+            next_id: AtomicU64::new(1),
+            waiting: Mutex::default(),
+            block_size: found,
+            usage: Mutex::default(),
+        }))
+    }
+
+    /// How full the peer's store is, once it has said so.
+    pub(super) fn usage(&self) -> Option<Usage> {
+        *lock(&self.usage)
     }
 
     /// Sends a request on this thread, as far as the socket takes it.
@@ -128,9 +146,9 @@ impl Connection {
 
     /// Brings the replies in until the connection ends, and says why it did. Requests without an
     /// answer have failed then.
-    pub(super) async fn run(&self, reader: impl AsyncRead + Unpin, block_size: u32) -> LinkError {
+    pub(super) async fn run(&self, reader: impl AsyncRead + Unpin) -> LinkError {
         let ended = tokio::select! {
-            ended = self.receive(FrameReader::new(reader, block_size)) => ended,
+            ended = self.receive(FrameReader::new(reader, self.block_size)) => ended,
             () = self.outbox.run() => Err(broken_pipe()),
         };
         self.close();
@@ -144,6 +162,7 @@ impl Connection {
         let mut look = interval(LOOK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
+        let mut looks = 0_u64;
         loop {
             while let Some(frame) = frames.buffered()? {
                 self.answer(frame)?;
@@ -161,9 +180,10 @@ impl Connection {
                     if silence >= SILENCE_LIMIT {
                         return Err(LinkError::Silent);
                     }
-                    if silence >= PING_AFTER {
-                        self.ping();
+                    if looks.is_multiple_of(LOOKS_PER_STATUS) {
+                        self.ask_status();
                     }
+                    looks += 1;
                     self.give_up(now);
                 }
             }
@@ -179,14 +199,18 @@ impl Connection {
             return Err(FrameError::Malformed { what: "reply" }.into());
         }
         let answer = decode_reply(request.op, frame)?;
+        if let Ok(Response::Status(status)) = &answer {
+            *lock(&self.usage) = Some(Usage::of(status, self.block_size));
+        }
         // Nobody may wait for it any more.
         drop(request.reply.send(answer.map_err(PeerError::Refused)));
         Ok(())
     }
 
-    fn ping(&self) {
+    fn ask_status(&self) {
+        // Whatever the answer, it is noted on its way in.
         let (reply, _) = oneshot::channel();
-        self.send(Request::Ping, reply);
+        self.send(Request::Status, reply);
     }
 
     /// Fails the requests whose time is over.
@@ -224,7 +248,10 @@ fn broken_pipe() -> LinkError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Status;
+    use crate::protocol::encode_reply;
     use tokio::io::{AsyncWriteExt, DuplexStream, duplex, split};
+    use torus_blockstore::{BlockIndex, BlockKind, BlockRef, Geometry, INodeIndex, VolumeId};
 
     const TARGET: Target =
         Target { cluster: Uuid::from_u128(7), peer: PeerId(Uuid::from_u128(9)), block_size: 65536 };
@@ -250,9 +277,9 @@ mod tests {
     async fn a_silent_peer_fails_its_requests_within_three_seconds() {
         let (connection, reader, _far) = connect().await;
         let (reply, answer) = oneshot::channel();
-        connection.send(Request::Status, reply);
+        connection.send(fetch(), reply);
         let began = Instant::now();
-        let ended = connection.run(reader, TARGET.block_size).await;
+        let ended = connection.run(reader).await;
         assert!(matches!(ended, LinkError::Silent), "{ended:?}");
         assert!(began.elapsed() <= Duration::from_secs(3), "{:?}", began.elapsed());
         assert_eq!(answer.await.unwrap(), Err(PeerError::Silent));
@@ -261,44 +288,67 @@ mod tests {
         assert_eq!(answer.await.unwrap(), Err(PeerError::Silent));
     }
 
+    fn fetch() -> Request {
+        let (volume, kind) = (VolumeId::new(1).unwrap(), BlockKind::Data);
+        let block = BlockRef { volume, kind, inode: INodeIndex(1), index: BlockIndex(1) };
+        Request::Fetch { block }
+    }
+
+    /// Answers every question for the status, saying one block more each time, and nothing else.
+    async fn answer_status(far: &mut DuplexStream) {
+        let (source, mut sink) = split(far);
+        let mut frames = FrameReader::new(source, TARGET.block_size);
+        let mut status = Status { capacity_blocks: 9, ..Status::default() };
+        loop {
+            while let Some(frame) = frames.buffered().unwrap() {
+                if frame.head.op == Request::Status.op() {
+                    let head = Head { op: frame.head.op | REPLY, ..frame.head };
+                    status.used_blocks += 1;
+                    let (_, body) = encode_reply(Ok(Response::Status(status)));
+                    sink.write_all(&frame::encode(head, body).concat()).await.unwrap();
+                }
+            }
+            frames.fill().await.unwrap();
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_slow_request_fails_alone() {
         let (connection, reader, mut far) = connect().await;
         let (reply, answer) = oneshot::channel();
-        connection.send(Request::Status, reply);
-        // The far end answers every ping and nothing else.
-        let pinged = async {
-            let (source, mut sink) = split(&mut far);
-            let mut frames = FrameReader::new(source, TARGET.block_size);
-            loop {
-                while let Some(frame) = frames.buffered().unwrap() {
-                    if frame.head.op == Request::Ping.op() {
-                        let head = Head { op: frame.head.op | REPLY, ..frame.head };
-                        let parts = frame::encode(head, frame::Body::default());
-                        sink.write_all(&parts.concat()).await.unwrap();
-                    }
-                }
-                frames.fill().await.unwrap();
-            }
-        };
+        connection.send(fetch(), reply);
         let began = Instant::now();
         let answer: Result<Response, PeerError> = tokio::select! {
             answer = answer => answer.unwrap(),
-            ended = connection.run(reader, TARGET.block_size) => panic!("{ended:?}"),
-            () = pinged => unreachable!(),
+            ended = connection.run(reader) => panic!("{ended:?}"),
+            () = answer_status(&mut far) => unreachable!(),
         };
         assert_eq!(answer, Err(PeerError::TooSlow));
         assert!(began.elapsed() >= REQUEST_TIMEOUT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_peer_says_how_full_it_is_twice_a_second() {
+        let (connection, reader, mut far) = connect().await;
+        assert_eq!(connection.usage(), None);
+        let ten_seconds = tokio::time::sleep(Duration::from_millis(10_100));
+        tokio::select! {
+            () = ten_seconds => {}
+            ended = connection.run(reader) => panic!("{ended:?}"),
+            () = answer_status(&mut far) => unreachable!(),
+        }
+        let geometry = Geometry { block_size: TARGET.block_size, capacity_blocks: 9 };
+        assert_eq!(connection.usage(), Some(Usage { used_blocks: 21, geometry }));
     }
 
     #[tokio::test]
     async fn a_reply_to_another_op_ends_the_connection() {
         let (connection, reader, mut far) = connect().await;
         let (reply, answer) = oneshot::channel();
-        connection.send(Request::Status, reply);
-        let head = Head { op: Request::Ping.op() | REPLY, flags: 0, status: 0, id: 1 };
+        connection.send(fetch(), reply);
+        let head = Head { op: Request::Status.op() | REPLY, flags: 0, status: 0, id: 1 };
         far.write_all(&frame::encode(head, frame::Body::default()).concat()).await.unwrap();
-        let ended = connection.run(reader, TARGET.block_size).await;
+        let ended = connection.run(reader).await;
         assert!(matches!(ended, LinkError::Protocol(_)), "{ended:?}");
         // The reply is dropped, which a caller takes for silence.
         assert!(answer.await.is_err());

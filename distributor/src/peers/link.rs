@@ -14,8 +14,8 @@ use torus_blockstore::PeerId;
 
 use super::connection::{Connection, LinkError, Reply, Target, fail};
 use super::{Health, HealthMap};
-use crate::Request;
 use crate::lock::lock;
+use crate::{Request, Usage};
 
 /// How long connecting and greeting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -69,6 +69,14 @@ impl Link {
             }
             is_new
         });
+    }
+
+    /// How full the peer's store is, while it answers.
+    pub(super) fn usage(&self) -> Option<Usage> {
+        match &*lock(&self.state) {
+            State::Up(connection) => connection.usage(),
+            State::First(_) | State::Down => None,
+        }
     }
 
     pub(super) fn send(&self, request: Request, reply: Reply) {
@@ -142,7 +150,7 @@ impl Dialler {
         match timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(Ok((connection, reader))) => {
                 self.up(&connection);
-                connection.run(reader, self.target.block_size).await
+                connection.run(reader).await
             }
             Ok(Err(error)) => error,
             Err(_) => LinkError::Silent,
@@ -160,7 +168,7 @@ impl Dialler {
         *state = State::Up(Arc::clone(connection));
         drop(state);
         let peer = self.target.peer;
-        set_health(&self.health, peer, Health::Up);
+        set_health(&self.health, peer, Health::Up { since: Instant::now() });
         tracing::info!(%peer, "connected to a peer");
     }
 

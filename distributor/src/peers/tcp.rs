@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::{oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use torus_blockstore::PeerId;
 use uuid::Uuid;
@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::connection::{REQUEST_TIMEOUT, Target};
 use super::link::Link;
 use super::{Health, HealthMap, Peers};
-use crate::{PeerError, PeerServer, Request, Response, View};
+use crate::{PeerError, PeerServer, Request, Response, Usage, View};
 
 type Links = BTreeMap<PeerId, Arc<Link>>;
 
@@ -85,6 +85,13 @@ impl Peers for TcpPeers {
     fn health(&self) -> watch::Receiver<HealthMap> {
         self.health.subscribe()
     }
+
+    fn usage(&self, peer: PeerId) -> Option<Usage> {
+        match &self.local {
+            Some(server) if server.identity().peer == peer => Some(server.keeper().usage()),
+            _ => self.links.load().get(&peer)?.usage(),
+        }
+    }
 }
 
 fn send(
@@ -130,7 +137,7 @@ impl Book {
             let before = Arc::clone(map);
             let health = |&peer: &PeerId| match before.get(&peer) {
                 Some(&known) => (peer, known),
-                None if Some(peer) == self.local => (peer, Health::Up),
+                None if Some(peer) == self.local => (peer, Health::Up { since: Instant::now() }),
                 None => (peer, Health::Unknown),
             };
             *map = Arc::new(addresses.keys().map(health).collect());

@@ -141,8 +141,8 @@ impl Shared {
         let health = self.peers.health().borrow().clone();
         let now = Instant::now();
         candidates.sort_by_key(|&peer| match health.get(&peer) {
-            Some(Health::Up) if !self.is_ailing(peer, now) => 0,
-            Some(Health::Up) => 1,
+            Some(Health::Up { .. }) if !self.is_ailing(peer, now) => 0,
+            Some(Health::Up { .. }) => 1,
             Some(Health::Unknown) => 2,
             Some(Health::Down) | None => 3,
         });

@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use torus_blockstore::{
-    Append, BlockPool, BlockState, BlockStore, ByteRange, CutOff, Epoch, PeerId, PoolError, Seal,
+    Append, BlockPool, BlockRef, BlockState, BlockStore, ByteRange, CutOff, Epoch, PeerId,
+    Placement, PoolError, Seal,
 };
 use torus_metadata::MetadataService;
 
@@ -227,7 +228,7 @@ async fn peers_of_another_cluster_are_down() {
     let mut health = stranger.health();
     let is_down = health.wait_for(|health| health.get(&peer(1)) == Some(&Health::Down));
     drop(is_down.await.unwrap());
-    assert!(stranger.request(peer(1), Request::Ping).await.is_err());
+    assert!(stranger.request(peer(1), Request::Status).await.is_err());
 }
 
 #[tokio::test]
@@ -298,5 +299,152 @@ async fn many_writers_get_their_own_answers() {
     });
     for (index, read) in reads.collect::<Vec<_>>() {
         assert_eq!(read.await.unwrap().1, vec![u8::try_from(index).unwrap(); 1000]);
+    }
+}
+
+#[tokio::test]
+async fn blocks_are_deleted_in_batches_on_every_peer() {
+    let mut cluster = Cluster::with_capacity(3, 3, 2, 4000).await;
+    let pool = cluster.pool.clone();
+    let both = vec![peer(1), peer(2)];
+    let fill = |cluster: &Cluster| {
+        for node in &cluster.nodes[..2] {
+            for index in 1..=2500 {
+                node.store.put(block(index), b"x").unwrap();
+            }
+        }
+    };
+    fill(&cluster);
+    // Some that nobody has are deleted too.
+    let blocks: Vec<_> = (2..=2600).map(block).collect();
+    let all: Vec<_> = vec![peer(1), peer(2), peer(3)];
+    pool.place_now().await.unwrap();
+    assert_eq!(pool.delete(all, blocks.clone(), Epoch(3)).await, Ok(()));
+    let left = |cluster: &Cluster| [0, 1, 2].map(|node| cluster.nodes[node].store.used_blocks());
+    assert_eq!(left(&cluster), [1, 1, 0]);
+    assert_eq!(pool.delete(both.clone(), Vec::new(), Epoch(3)).await, Ok(()));
+    assert_eq!(pool.delete(Vec::new(), blocks.clone(), Epoch(3)).await, Ok(()));
+    fill(&cluster);
+    let fenced = pool.delete(both.clone(), blocks.clone(), Epoch(2)).await;
+    assert_eq!(fenced, Err(CutOff::Fenced { newest: Epoch(3) }));
+    assert_eq!(left(&cluster)[..2], [2500, 2500]);
+    cluster.nodes[0].kill().await;
+    let lost = pool.delete(both, blocks, Epoch(3)).await;
+    assert_eq!(lost, Err(CutOff::Lost { failed: vec![peer(1)] }));
+    assert_eq!(left(&cluster)[1], 1, "the others were not waited for in vain");
+}
+
+#[tokio::test]
+async fn a_volume_is_listed_in_pages() {
+    let cluster = Cluster::with_capacity(1, 1, 1, 4000).await;
+    let pool = &cluster.pool;
+    let other = |index| BlockRef { volume: volume(2), ..block(index) };
+    for index in 1..=2500 {
+        cluster.nodes[0].store.put(block(index), b"x").unwrap();
+    }
+    for index in 1..=1000 {
+        cluster.nodes[0].store.put(other(index), b"x").unwrap();
+    }
+    pool.place_now().await.unwrap();
+    let mut found = Vec::new();
+    loop {
+        let page = pool.list(peer(1), volume(1), found.last().copied()).await.unwrap();
+        if page.is_empty() {
+            break;
+        }
+        found.extend(page.into_iter().map(|(block, state)| {
+            assert_eq!(state, BlockState::Sealed(Seal::of(b"x")));
+            block
+        }));
+    }
+    assert!(found.into_iter().eq((1..=2500).map(block)));
+    assert_eq!(pool.list(peer(1), volume(3), None).await, Ok(Vec::new()));
+    assert_eq!(pool.list(peer(9), volume(1), None).await, Err(PoolError::Silent { peer: peer(9) }));
+}
+
+#[tokio::test]
+async fn a_placement_has_the_volumes_number_of_copies() {
+    let cluster = Cluster::start(4, 4, 2).await;
+    let placement = cluster.pool.place_now().await.unwrap();
+    for (copies, expected) in [(None, 2), (Some(1), 1), (Some(3), 3), (Some(16), 4)] {
+        let placement = Placement { copies, ..placement.clone() };
+        assert_eq!(cluster.pool.peers_of(block(1), placement).await.unwrap().len(), expected);
+    }
+}
+
+/// Fills or empties a node's store until `free` of its blocks are free.
+fn leave_free(cluster: &Cluster, node: usize, free: u64) {
+    let store = &cluster.nodes[node].store;
+    let used = store.geometry().capacity_blocks - free;
+    for index in 1..=store.geometry().capacity_blocks {
+        let block = block(10_000 + index);
+        if index <= used {
+            store.put(block, b"x").unwrap();
+        } else {
+            store.delete(block).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pool_is_full_when_too_few_peers_have_room_and_not_for_longer() {
+    // Ten blocks are a peer's reserve.
+    let mut cluster = Cluster::with_capacity(3, 3, 2, 40).await;
+    let pool = cluster.pool.clone();
+    assert!(!pool.is_full(), "nothing is known yet");
+    for _ in 0..2 {
+        leave_free(&cluster, 0, 10);
+        let has_said = |number, free| {
+            pool.peers().usage(peer(number)).is_some_and(|usage| usage.free_blocks() == free)
+        };
+        eventually("a peer has no room", || has_said(1, 10)).await;
+        assert!(!pool.is_full());
+        leave_free(&cluster, 1, 3);
+        eventually("the pool is full", || pool.is_full()).await;
+        // Who holds a volume goes on in the reserve.
+        assert!(pool.place_now().await.unwrap().excluded.is_empty());
+        leave_free(&cluster, 1, 11);
+        eventually("the pool is not full", || !pool.is_full()).await;
+        leave_free(&cluster, 0, 40);
+    }
+    // Two peers of three are up, and one has room.
+    leave_free(&cluster, 0, 10);
+    eventually("a peer has no room", || !pool.peers().usage(peer(1)).unwrap().has_room()).await;
+    assert!(!pool.is_full());
+    cluster.nodes[2].kill().await;
+    eventually("the pool is full", || pool.is_full()).await;
+    assert_eq!(pool.peers().usage(peer(3)), None);
+}
+
+#[tokio::test]
+async fn peers_that_are_all_but_full_are_passed_over_for_as_long_as_they_are() {
+    let cluster = Cluster::with_capacity(3, 3, 2, 40).await;
+    let pool = &cluster.pool;
+    pool.place_now().await.unwrap();
+    let says = async |free: u64| {
+        let usage = || pool.peers().usage(peer(1)).map(|usage| usage.free_blocks());
+        eventually("the peer has said so", || usage() == Some(free)).await;
+    };
+    for index in 1..=2 {
+        leave_free(&cluster, 0, 2);
+        says(2).await;
+        assert_eq!(pool.place_now().await.unwrap().excluded, [peer(1)]);
+        leave_free(&cluster, 0, 0);
+        says(0).await;
+        // It answers at once.
+        let began = tokio::time::Instant::now();
+        let append = Append { block: block(index), ..append(1, 0, b"x", true) };
+        let cut_off = pool.append(vec![peer(1), peer(2)], append).await;
+        assert_eq!(cut_off, Err(CutOff::Lost { failed: vec![peer(1)] }));
+        assert!(began.elapsed() < std::time::Duration::from_secs(3));
+        leave_free(&cluster, 0, 3);
+        let mut look = tokio::time::interval(std::time::Duration::from_millis(20));
+        let begins_again = async {
+            while !pool.place_now().await.unwrap().excluded.is_empty() {
+                look.tick().await;
+            }
+        };
+        let within = std::time::Duration::from_secs(5);
+        tokio::time::timeout(within, begins_again).await.expect("it gets blocks again");
     }
 }

@@ -15,7 +15,8 @@
 //! |  9 | list    | 1: from a block on     | `u64` volume or 0, `u32` limit, block if flagged         |
 //! | 10 | suspect |                        | block                                                    |
 //! | 11 | status  |                        |                                                          |
-//! | 12 | ping    |                        |                                                          |
+//!
+//! Op 12 is taken: clients of older releases send it to hear anything at all, be it a refusal.
 //!
 //! Epoch 0 is nobody's: a daemon that repairs. See [`Keeper`](crate::Keeper) for what it may do.
 
@@ -53,7 +54,6 @@ pub enum Request {
     List { volume: Option<VolumeId>, after: Option<BlockRef>, limit: u32 },
     Suspect { block: BlockRef },
     Status,
-    Ping,
 }
 
 pub(super) const APPEND: u8 = 1;
@@ -67,7 +67,6 @@ pub(super) const DELETE: u8 = 8;
 pub(super) const LIST: u8 = 9;
 pub(super) const SUSPECT: u8 = 10;
 pub(super) const STATUS: u8 = 11;
-pub(super) const PING: u8 = 12;
 
 /// Of any op: the one flag that it has.
 const FLAG: u8 = 1;
@@ -90,7 +89,6 @@ impl Request {
             Request::List { .. } => LIST,
             Request::Suspect { .. } => SUSPECT,
             Request::Status => STATUS,
-            Request::Ping => PING,
         }
     }
 
@@ -149,7 +147,7 @@ impl Request {
                 fields.put_u32_le(limit);
                 put_blocks(&mut fields, after.as_slice());
             }
-            Request::Status | Request::Ping => {}
+            Request::Status => {}
         }
         Body { fields, payload }
     }
@@ -215,7 +213,6 @@ impl Request {
                 fields.end(Request::Suspect { block })
             }
             STATUS => fields.end(Request::Status),
-            PING => fields.end(Request::Ping),
             _ => Err(fields.malformed()),
         }
     }
@@ -293,7 +290,6 @@ mod tests {
         check(list, 9, 0, &[&[0; 8], &[4, 0, 0, 0]]);
         check(Request::Suspect { block }, 10, 0, &[BLOCK]);
         check(Request::Status, 11, 0, &[]);
-        check(Request::Ping, 12, 0, &[]);
     }
 
     proptest::proptest! {

@@ -134,10 +134,11 @@ async fn repair_suspects(surroundings: Surroundings) {
 async fn keep_balance(surroundings: Surroundings, trigger: Arc<Notify>) {
     let mut causes = Causes::new(&surroundings);
     let mut pause = SHORTEST_PAUSE;
+    let mut volumes = None;
     loop {
         causes.note();
         let began = Instant::now();
-        let outcome = Pass::run(&surroundings).await;
+        let outcome = Pass::run(&surroundings, &mut volumes).await;
         tracing::debug!(?outcome, elapsed = ?began.elapsed(), "looked at all blocks");
         pause = if outcome.has_moved { SHORTEST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
         let until_next = if outcome.is_unfinished() { pause } else { PERIOD };
@@ -194,8 +195,9 @@ impl Causes {
     async fn wait(&mut self, last: &Outcome) {
         loop {
             let now = self.look();
+            // Also one that was up before, and was away in between.
             let came_up = |(peer, health): (&PeerId, &Health)| {
-                *health == Health::Up && self.seen.health.get(peer) != Some(&Health::Up)
+                matches!(health, Health::Up { .. }) && self.seen.health.get(peer) != Some(health)
             };
             if now.ring != self.seen.ring
                 || now.volume_deletions != self.seen.volume_deletions
@@ -212,5 +214,35 @@ impl Causes {
                 changed = self.health.changed() => if changed.is_err() { return },
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+    use std::collections::BTreeMap;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_was_away_during_a_pass_is_a_cause_for_another() {
+        let peer = PeerId::decode([1; 16]);
+        let (health, receiver) = watch::channel(HealthMap::default());
+        let (_view, view) = watch::channel(View::default());
+        let mut causes = Causes { view, health: receiver, seen: Seen::default() };
+        let set = |found| {
+            health.send_replace(Arc::new(BTreeMap::from([(peer, found)])));
+        };
+        let outcome = Outcome::default();
+        set(Health::Up { since: Instant::now() });
+        causes.note();
+        assert_eq!(causes.wait(&outcome).now_or_never(), None);
+        tokio::time::advance(Duration::from_millis(50)).await;
+        // Nobody looks before it is up again.
+        set(Health::Down);
+        set(Health::Up { since: Instant::now() });
+        assert_eq!(causes.wait(&outcome).now_or_never(), Some(()));
+        causes.note();
+        set(Health::Down);
+        assert_eq!(causes.wait(&outcome).now_or_never(), None);
     }
 }

@@ -33,10 +33,10 @@ impl Pass<'_> {
         };
         let mut free = Vec::new();
         for held in held {
-            if pins.is_known(held.block.volume) && !self.is_pinned(&pins, &held.block).await {
-                free.push(held);
-            } else {
+            if self.is_pinned(&pins, &held.block).await {
                 self.outcome.held_back += 1;
+            } else {
+                free.push(held);
             }
         }
         let block_size = u64::from(self.around.keeper.store().geometry().block_size);
@@ -48,8 +48,11 @@ impl Pass<'_> {
         }
     }
 
-    /// Whether an open window names this peer for the block.
+    /// Whether an open window names this peer for the block, or that cannot be known.
     async fn is_pinned(&self, pins: &Pins, block: &BlockRef) -> bool {
+        if !pins.is_known(block.volume) {
+            return true;
+        }
         for window in pins.windows_of(block) {
             let ring = if window.ring == self.ring.version() {
                 Arc::clone(&self.ring)
@@ -60,7 +63,8 @@ impl Pass<'_> {
                     _ => return true,
                 }
             };
-            if ring.places(block, &window.excluded).contains(&self.around.me) {
+            let places = pins.places(&ring, block, &window.excluded);
+            if places.is_none_or(|places| places.contains(&self.around.me)) {
                 return true;
             }
         }

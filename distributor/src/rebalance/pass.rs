@@ -29,7 +29,8 @@ pub(super) struct Outcome {
     /// Copies that wait for another peer, or could not be moved.
     pub(super) left: u64,
     /// Copies that stay as they are until their volume's next step: misplaced ones that are open or
-    /// in an open window, and unsettled ones of which nobody knows the seal.
+    /// in an open window, unsettled ones of which nobody knows the seal, and those of volumes that
+    /// are not known.
     pub(super) held_back: u64,
     /// Whether a window places blocks elsewhere than the present ring does, so that more will have
     /// to be moved.
@@ -66,15 +67,21 @@ pub(super) struct Held {
 }
 
 impl<'a> Pass<'a> {
-    /// Looks at every block that this node holds, and does for it what can be done now.
-    pub(super) async fn run(around: &'a Surroundings) -> Outcome {
+    /// Looks at every block that this node holds, and does for it what can be done now. `volumes`
+    /// are as the last pass read them: copies can be made while the metadata does not answer.
+    pub(super) async fn run(around: &'a Surroundings, volumes: &mut Option<Pins>) -> Outcome {
         let Some(ring) = around.view.borrow().ring.clone() else {
             return Outcome { is_cut_short: true, ..Outcome::default() };
         };
         let bytes_before = around.keeper.progress().bytes_moved();
         let (outcome, began) = (Outcome::default(), Instant::now());
         let mut pass = Pass { around, ring, outcome, began, bytes_before };
-        pass.all_blocks().await;
+        if let Some(read) = pass.read_pins().await {
+            *volumes = Some(read);
+        }
+        if let Some(pins) = volumes {
+            pass.all_blocks(pins).await;
+        }
         let progress = around.keeper.progress();
         progress.set_unchecked(0);
         progress.set_rate(0);
@@ -82,11 +89,9 @@ impl<'a> Pass<'a> {
         pass.outcome
     }
 
-    async fn all_blocks(&mut self) {
+    async fn all_blocks(&mut self, pins: &Pins) {
         let store = Arc::clone(self.around.keeper.store());
-        let deleted = self.read_pins().await;
-        self.outcome.is_written_elsewhere =
-            deleted.as_ref().is_some_and(|pins| pins.has_window_beside(self.ring.version()));
+        self.outcome.is_written_elsewhere = pins.has_window_beside(self.ring.version());
         let mut unchecked = store.used_blocks();
         let mut after = None;
         loop {
@@ -95,7 +100,7 @@ impl<'a> Pass<'a> {
             let Some(&(last, _)) = batch.last() else { return };
             after = Some(last);
             unchecked = unchecked.saturating_sub(batch.len() as u64);
-            self.batch(batch, deleted.as_ref()).await;
+            self.batch(batch, pins).await;
             if !self.is_current() {
                 self.outcome.is_cut_short = true;
                 return;
@@ -122,18 +127,20 @@ impl<'a> Pass<'a> {
         }
     }
 
-    async fn batch(&mut self, batch: Vec<(BlockRef, BlockState)>, deleted: Option<&Pins>) {
-        let (dead, living): (Vec<_>, Vec<_>) = batch
-            .into_iter()
-            .partition(|(block, _)| deleted.is_some_and(|pins| pins.is_deleted(block.volume)));
+    async fn batch(&mut self, batch: Vec<(BlockRef, BlockState)>, pins: &Pins) {
+        let (dead, living): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|(block, _)| pins.is_deleted(block.volume));
         self.drop_dead(dead.into_iter().map(|(block, _)| block).collect()).await;
         let mut held = Vec::new();
         let mut unsettled = Vec::new();
         for (block, state) in living {
-            let desired = self.ring.places(&block, &BTreeSet::new());
+            let Some(desired) = pins.places(&self.ring, &block, &BTreeSet::new()) else {
+                self.outcome.held_back += 1;
+                continue;
+            };
             match state {
                 BlockState::Sealed(seal) => held.push(Held { block, seal, desired }),
-                BlockState::Unsettled => unsettled.push(block),
+                BlockState::Unsettled => unsettled.push((block, desired)),
                 BlockState::Open { .. } if desired.contains(&self.around.me) => {}
                 BlockState::Open { .. } => self.outcome.held_back += 1,
             }
@@ -163,26 +170,30 @@ impl<'a> Pass<'a> {
     }
 
     /// Settles what a crash left here, where somebody knows better.
-    async fn settle_own(&mut self, blocks: Vec<BlockRef>) {
-        if blocks.is_empty() {
+    async fn settle_own(&mut self, unsettled: Vec<(BlockRef, Vec<PeerId>)>) {
+        if unsettled.is_empty() {
             return;
         }
+        let blocks: Vec<BlockRef> = unsettled.iter().map(|&(block, _)| block).collect();
         let everybody = self.around.others();
         let questions = everybody.into_iter().map(|peer| (peer, blocks.clone()));
         let known = ask_states(self.around, questions.collect()).await;
-        for block in blocks {
-            let sealed = known.get(&block).into_iter().flatten().find_map(|(&peer, &known)| {
-                if let Known::Sealed(seal) = known { Some((peer, seal)) } else { None }
+        for (block, desired) in unsettled {
+            let nothing = BTreeMap::new();
+            let known = known.get(&block).unwrap_or(&nothing);
+            if settle(self.around, block, known).await {
+                self.outcome.has_moved = true;
+                // A sealed copy now, which the next pass judges.
+                self.outcome.left += u64::from(!desired.contains(&self.around.me));
+                continue;
+            }
+            let may_do_later = known.iter().any(|(peer, known)| match known {
+                Known::Sealed(_) => true,
+                Known::Silent => self.around.peers.is_up(*peer),
+                Known::Missing | Known::Unsealed => false,
             });
-            if let Some((source, seal)) = sealed {
-                if settle(self.around, block, seal, source).await {
-                    self.outcome.has_moved = true;
-                    // A sealed copy now, which the next pass judges.
-                    let desired = self.ring.places(&block, &BTreeSet::new());
-                    self.outcome.left += u64::from(!desired.contains(&self.around.me));
-                } else {
-                    self.outcome.left += 1;
-                }
+            if may_do_later {
+                self.outcome.left += 1;
             } else {
                 self.outcome.held_back += 1;
             }
@@ -302,20 +313,27 @@ async fn move_one(
     seal: Seal,
     step: Step,
 ) -> (BlockRef, bool) {
-    let peer = match step {
-        Step::Push(peer) => peer,
+    let has_moved = match step {
+        Step::Push(peer) => push(&around, block, seal, peer).await,
         Step::Settle(peer) => {
             let told = Request::Seal { block, epoch: Epoch(0), seal };
-            if around.peers.request(peer, told).await.is_ok() {
-                return (block, true);
-            }
-            peer
+            // The copy is there already: it needs no room.
+            around.peers.request(peer, told).await.is_ok() || send(&around, block, seal, peer).await
         }
     };
-    (block, push(&around, block, seal, peer).await)
+    (block, has_moved)
 }
 
+/// Sends a block to a peer that lacks it.
 async fn push(around: &Surroundings, block: BlockRef, seal: Seal, peer: PeerId) -> bool {
+    if around.peers.usage(peer).is_some_and(|usage| !usage.has_room()) {
+        tracing::debug!(%block, %peer, "cannot push a block to a peer without room");
+        return false;
+    }
+    send(around, block, seal, peer).await
+}
+
+async fn send(around: &Surroundings, block: BlockRef, seal: Seal, peer: PeerId) -> bool {
     // A copy that turns out bad here is mended first.
     let Some(data) = fetch(around, around.me, block, seal).await else {
         drop(around.peers.request(around.me, Request::Suspect { block }).await);

@@ -1,7 +1,8 @@
 //! Mends single copies: those that failed a check, and those that a crash left unsettled.
 
-use bytes::Bytes;
 use std::collections::BTreeMap;
+
+use bytes::Bytes;
 use torus_blockstore::{BlockRef, BlockState, Epoch, PeerId, Seal};
 
 use super::driver::Surroundings;
@@ -18,18 +19,22 @@ impl Surroundings {
     }
 }
 
-/// Verifies a local sealed copy, and replaces it if it is bad.
+/// Looks at a local copy, and mends it if it is bad or unsettled.
 pub(super) async fn repair(around: &Surroundings, block: BlockRef) {
-    if around.on_store(move |keeper| keeper.is_good(block)).await == Some(true) {
-        return;
-    }
-    let Some(BlockState::Sealed(seal)) = around.keeper.store().state(block) else { return };
-    tracing::warn!(%block, "the copy here is corrupt");
+    let is_good = around.on_store(move |keeper| keeper.is_good(block)).await;
+    let seal = match around.keeper.store().state(block) {
+        Some(BlockState::Sealed(seal)) if is_good != Some(true) => Some(seal),
+        Some(BlockState::Unsettled) => None,
+        _ => return,
+    };
     let questions = around.others().into_iter().map(|peer| (peer, vec![block]));
-    let known = ask_states(around, questions.collect()).await;
-    for (&source, _) in
-        known.get(&block).into_iter().flatten().filter(|(_, known)| **known == Known::Sealed(seal))
-    {
+    let known = ask_states(around, questions.collect()).await.remove(&block).unwrap_or_default();
+    let Some(seal) = seal else {
+        settle(around, block, &known).await;
+        return;
+    };
+    tracing::warn!(%block, "the copy here is corrupt");
+    for (&source, _) in known.iter().filter(|(_, known)| **known == Known::Sealed(seal)) {
         if replace(around, block, seal, source).await {
             tracing::info!(%block, %source, "the copy here is good again");
             return;
@@ -38,16 +43,22 @@ pub(super) async fn repair(around: &Surroundings, block: BlockRef) {
     tracing::warn!(%block, "no peer that answers has a good copy");
 }
 
-/// Settles a local copy by the seal that `source` knows; whether it is sealed now.
+/// Settles a local copy by what others know of the block; whether it is sealed now.
 pub(super) async fn settle(
     around: &Surroundings,
     block: BlockRef,
-    seal: Seal,
-    source: PeerId,
+    known: &BTreeMap<PeerId, Known>,
 ) -> bool {
-    let told = Request::Seal { block, epoch: Epoch(0), seal };
-    around.peers.request(around.me, told).await.is_ok()
-        || replace(around, block, seal, source).await
+    for (&source, &known) in known {
+        let Known::Sealed(seal) = known else { continue };
+        let told = Request::Seal { block, epoch: Epoch(0), seal };
+        if around.peers.request(around.me, told).await.is_ok()
+            || replace(around, block, seal, source).await
+        {
+            return true;
+        }
+    }
+    false
 }
 
 /// Puts the copy of `source` in the place of the local one; whether it is good now.

@@ -126,7 +126,7 @@ fn a_lost_zone_is_replaced_by_a_third_one() {
     let ring = ring(RingKind::Ketama, 2, &[(1, "a"), (1, "a"), (1, "b"), (1, "c")]);
     let placer = Placer::new(&ring);
     for index in 0..500 {
-        let places = placer.places(&block(index), &BTreeSet::from([peer(3)]));
+        let places = placer.places(&block(index), &BTreeSet::from([peer(3)]), None);
         assert!(places.contains(&peer(4)), "{index}: {places:?}");
         assert!(!places.contains(&peer(3)), "{index}: {places:?}");
     }
@@ -139,6 +139,27 @@ fn replication_is_no_more_than_the_members() {
 }
 
 #[test]
+fn a_volume_has_its_own_number_of_copies() {
+    let members = [(1, "a"), (1, "a"), (1, "b"), (1, "c")];
+    let count = |kind, copies| {
+        let placer = Placer::new(&ring(kind, 2, &members));
+        placer.places(&block(1), &BTreeSet::new(), copies).len()
+    };
+    let counts =
+        |kind| [None, Some(0), Some(1), Some(3), Some(9)].map(|copies| count(kind, copies));
+    assert_eq!(counts(RingKind::Ketama), [2, 1, 1, 3, 4]);
+    assert_eq!(counts(RingKind::Mod), [2, 1, 1, 3, 4]);
+    assert_eq!(counts(RingKind::Single), [1; 5]);
+    assert_eq!(counts(RingKind::Empty), [0; 5]);
+    let placer = Placer::new(&ring(RingKind::Ketama, 1, &members));
+    for index in 0..100 {
+        // Three zones: three copies miss none of them.
+        let places = placer.places(&block(index), &BTreeSet::new(), Some(3));
+        assert!([3, 4].map(peer).iter().all(|peer| places.contains(peer)), "{places:?}");
+    }
+}
+
+#[test]
 fn a_member_without_weight_is_asked_last() {
     let placer = Placer::new(&ring(RingKind::Ketama, 1, &[(0, ""), (1, ""), (1, "")]));
     for index in 0..100 {
@@ -147,7 +168,7 @@ fn a_member_without_weight_is_asked_last() {
 }
 
 fn first_places(placer: &Placer, blocks: u64) -> Vec<Vec<PeerId>> {
-    (0..blocks).map(|index| placer.places(&block(index), &BTreeSet::new())).collect()
+    (0..blocks).map(|index| placer.places(&block(index), &BTreeSet::new(), None)).collect()
 }
 
 #[test]
@@ -194,6 +215,12 @@ proptest! {
         let ring = ring(kind, replication, &members);
         let order = Placer::new(&ring).permutation(&block(index));
         prop_assert_eq!(order.len(), members.len());
+        let placer = Placer::new(&ring);
+        let places = |copies| placer.places(&block(index), &BTreeSet::new(), Some(copies));
+        for copies in 1..8 {
+            // More copies are the same and some more.
+            prop_assert!(places(copies + 1).starts_with(&places(copies)));
+        }
         prop_assert_eq!(order.into_iter().collect::<BTreeSet<_>>().len(), members.len());
     }
 }

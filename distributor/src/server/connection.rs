@@ -23,8 +23,7 @@ use crate::{FrameError, Refusal, Request, Response};
 /// How long a client may take for its first bytes.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A client sends a ping twice a second when it has nothing else to say; one that is silent for so
-/// long is gone.
+/// A client asks for the status twice a second; one that is silent for so long is gone.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The unit in which unanswered requests are counted.

@@ -108,7 +108,7 @@ async fn an_unknown_request_is_refused_and_the_connection_goes_on() {
     let (mut stream, _) = greet(&node, &hello()).await;
     let head = Head { op: 77, flags: 0, status: 0, id: 1 };
     let unknown = frame::encode(head, Body::default()).concat();
-    stream.write_all(&[unknown, bytes(2, Request::Ping)].concat()).await.unwrap();
+    stream.write_all(&[unknown, bytes(2, Request::Status)].concat()).await.unwrap();
     let mut frames = FrameReader::new(stream, BLOCK_SIZE);
     let heads = [next(&mut frames).await.unwrap().head, next(&mut frames).await.unwrap().head];
     assert_eq!(heads.map(|head| (head.id, head.status)), [(1, 14), (2, 0)]);

@@ -64,11 +64,15 @@ impl Admin {
     /// Waits until all of `expected` are registered, or the time is over; how many are.
     async fn wait_for_peers(&self, expected: &BTreeSet<PeerId>) -> usize {
         let replica = &self.0.replica;
-        let mut revisions = replica.revisions();
         let are_in = async {
-            // The machine is looked at between the waits, never within one: whoever changes it
-            // tells of the revision while it holds the machine.
-            while !replica.read().state.has_peers(expected) && revisions.changed().await.is_ok() {}
+            loop {
+                // Before the look, so that no change falls between.
+                let changed = replica.changed();
+                if replica.read().state.has_peers(expected) {
+                    return;
+                }
+                changed.await;
+            }
         };
         // Being late is no failure: the number says who is missing.
         drop(tokio::time::timeout(INIT_PATIENCE, are_in).await);

@@ -19,7 +19,7 @@ use crate::wire::{Image, write_snapshot};
 use crate::{
     AdminClient, AdminError, Answer, Client, Command, Error, Event, EventKind, Followed, GroupRole,
     GroupStatus, InitOptions, MetadataService, NodeId, Outcome, Query, Refusal, RingKind,
-    SessionId, fixtures, follow,
+    SessionId, fixtures, fixtures::create, follow,
 };
 
 /// Nothing that a test waits for takes longer, even on a busy machine.
@@ -157,10 +157,6 @@ async fn three() -> [Daemon; 3] {
     [first, second, third]
 }
 
-fn create(name: &str) -> Command {
-    Command::CreateVolume { name: name.to_owned(), size: 1 << 30, spec: None }
-}
-
 async fn open_session(client: &Client, ttl_ms: u32) -> SessionId {
     let command = Command::OpenSession { owner: "host".to_owned(), ttl_ms };
     match client.execute(command).await.unwrap().outcome {
@@ -231,10 +227,12 @@ async fn a_lost_leader_is_replaced() {
     let mut seen = follow(Arc::new(client.clone()), vec![EventKind::Volume, EventKind::Session]);
     let kept = open_session(&client, 3000).await;
     let silent = open_session(&client, 3000).await;
+    let (prolonged, mut times_prolonged) = tokio::sync::watch::channel(0);
     let keeper = AbortOnDropHandle::new(tokio::spawn({
         let client = client.clone();
         async move {
             while client.keep_alive(kept).await.is_ok() {
+                prolonged.send_modify(|times| *times += 1);
                 tokio::time::sleep(Duration::from_millis(300)).await;
             }
             panic!("a session that is kept alive has ended");
@@ -245,7 +243,7 @@ async fn a_lost_leader_is_replaced() {
     let (lost, mut rest): (Vec<_>, Vec<_>) =
         daemons.into_iter().partition(|daemon| daemon.address == leader);
     // Two thirds of its time have gone when the leader is lost; then it has all of it again.
-    tokio::time::sleep(Duration::from_millis(2000)).await;
+    times_prolonged.wait_for(|times| *times > 6).await.unwrap();
     let lost_at = now();
     let (number, address, dir) = lost.into_iter().next().unwrap().kill().await;
     client.execute(create("after")).await.unwrap();

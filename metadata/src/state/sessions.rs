@@ -1,7 +1,7 @@
 //! Sessions: facts only. Who has been silent for too long is the leader's to know.
 
-use super::{Change, State};
-use crate::{Event, Outcome, Refusal, Session, SessionId};
+use super::{Change, State, asks};
+use crate::{Event, Outcome, Refusal, Session, SessionId, Volume};
 
 const OWNER_MAX: usize = 255;
 const TTL_MIN_MS: u32 = 100;
@@ -33,7 +33,7 @@ impl State {
         for id in ids {
             if self.sessions.remove(id).is_some() {
                 for volume in self.volumes.values_mut() {
-                    if volume.lock.take_if(|lock| lock.session == *id).is_some() {
+                    if forget_session(volume, *id) {
                         events.push(Event::VolumeChanged(volume.clone()));
                     }
                 }
@@ -42,4 +42,17 @@ impl State {
         }
         if events.is_empty() { Change::nothing() } else { Change::done(events) }
     }
+}
+
+/// Takes from a volume what the session had of it; whether that was anything.
+fn forget_session(volume: &mut Volume, session: SessionId) -> bool {
+    let wrote = volume.lock.take_if(|lock| lock.session == session).is_some();
+    if wrote {
+        asks::answer_all_as_closed(volume);
+    }
+    let mut read = false;
+    for snapshot in &mut volume.snapshots {
+        read |= snapshot.readers.remove(&session);
+    }
+    wrote || read
 }

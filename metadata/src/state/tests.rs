@@ -1,152 +1,17 @@
 //! Scripts: one command a line, and what the state machine said to it.
 
-use std::fmt::Write as _;
+use expect_test::expect;
 
-use expect_test::{Expect, expect};
-use torus_blockstore::{BlockIndex, Epoch, INodeIndex, VolumeId};
-
+use self::script::{check, check_on, parse, prepared};
 use super::State;
-use crate::fixtures;
-use crate::{Command, Event, Head, LogPosition, Outcome, RingVersion, SessionId, Volume, Window};
+use crate::{Command, fixtures};
 
-/// Runs `script` on an initialised state, and compares the answers.
-#[track_caller]
-fn check(script: &str, expected: Expect) {
-    let mut state = State::default();
-    state.apply(1, fixtures::init()).0.unwrap();
-    check_on(state, script, expected);
-}
-
-#[track_caller]
-fn check_on(mut state: State, script: &str, expected: Expect) {
-    let mut said = String::new();
-    for (index, line) in (10..).zip(script.trim().lines()) {
-        let line = line.trim();
-        match line.split_once(' ') {
-            Some(("show", id)) => {
-                let volume = &state.volumes[&VolumeId::new(number(id)).unwrap()];
-                writeln!(said, "{line}: {}", show(volume)).unwrap();
-            }
-            Some(("rings", _)) => {
-                let kept: Vec<_> = state.rings.keys().map(|version| version.0).collect();
-                writeln!(said, "rings: {kept:?}").unwrap();
-            }
-            _ => {
-                let before = state.clone();
-                let (response, events) = state.apply(index, parse(line));
-                let events: Vec<_> = events.iter().map(name).collect();
-                match response {
-                    Ok(applied) => {
-                        let outcome = outcome(applied.outcome);
-                        writeln!(said, "{line}: r{} {outcome}{}", applied.revision, events.concat())
-                    }
-                    Err(refusal) => {
-                        assert_eq!(state, before, "a refused command changes nothing: {line}");
-                        writeln!(said, "{line}: {refusal}")
-                    }
-                }
-                .unwrap();
-            }
-        }
-    }
-    expected.assert_eq(&said);
-}
-
-fn number<N: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> N {
-    text.parse().unwrap()
-}
-
-fn parse(line: &str) -> Command {
-    let words: Vec<&str> = line.split(' ').collect();
-    let at = |index: usize| number::<u64>(words[index]);
-    let volume = || VolumeId::new(at(1)).unwrap();
-    let epoch = |index| Epoch(at(index));
-    let position = |index| LogPosition {
-        inode: INodeIndex(at(index)),
-        block: BlockIndex(at(index + 1)),
-        offset: number(words[index + 2]),
-    };
-    match words[0] {
-        "init" => fixtures::init(),
-        "node" => Command::AllocateNode { peer: fixtures::peer_id(at(1).into()) },
-        "register" => Command::RegisterPeer(fixtures::peer(at(1).into())),
-        "remove" => Command::RemovePeer(fixtures::peer_id(at(1).into())),
-        "ring" => {
-            let peers: Vec<u128> = words[2..].iter().map(|word| number(word)).collect();
-            Command::SetRing(fixtures::ring(at(1), &peers))
-        }
-        "create" => Command::CreateVolume { name: words[1].to_owned(), size: at(2), spec: None },
-        "delete" => Command::DeleteVolume { name: words[1].to_owned() },
-        "open" => Command::OpenSession { owner: words[1].to_owned(), ttl_ms: number(words[2]) },
-        "close" => Command::CloseSession(SessionId(at(1))),
-        "expire" => Command::ExpireSessions((1..words.len()).map(|i| SessionId(at(i))).collect()),
-        "lock" => Command::LockVolume { volume: volume(), session: SessionId(at(2)) },
-        "relock" => {
-            let session = SessionId(at(2));
-            Command::RelockVolume { volume: volume(), session, epoch: epoch(3) }
-        }
-        "unlock" => Command::UnlockVolume { volume: volume(), epoch: epoch(2) },
-        "reserve" => Command::ReserveINodes { volume: volume(), epoch: epoch(2), count: at(3) },
-        // window VOLUME EPOCH INODE RING FIRST COUNT [after INODE BLOCK OFFSET]
-        "window" => {
-            let window = Window {
-                epoch: epoch(2),
-                inode: INodeIndex(at(3)),
-                ring: RingVersion(at(4)),
-                excluded: [].into(),
-                first: BlockIndex(at(5)),
-                count: at(6),
-                after: (words.len() > 7).then(|| position(8)),
-            };
-            Command::CommitWindow { volume: volume(), window }
-        }
-        // head VOLUME EPOCH INODE INODE BLOCK OFFSET
-        "head" => {
-            let inode = INodeIndex(at(3));
-            let head = Head { inode, blocks: 1, epoch: epoch(2), position: position(4) };
-            Command::CommitHead { volume: volume(), head }
-        }
-        word => panic!("no command {word:?}"),
-    }
-}
-
-fn outcome(outcome: Outcome) -> String {
-    match outcome {
-        Outcome::Done => "done".to_owned(),
-        Outcome::Volume(volume) => format!("volume {}", volume.id),
-        Outcome::Session(session) => format!("session {session}"),
-        Outcome::Epoch(epoch) => format!("epoch {epoch}"),
-        Outcome::INode(inode) => format!("inode {}", inode.0),
-        Outcome::Node(node) => format!("node {node}"),
-    }
-}
-
-fn name(event: &Event) -> String {
-    match event {
-        Event::Initialised(_) => " +init".to_owned(),
-        Event::PeerChanged(peer) => match peer.node {
-            Some(node) => format!(" +peer {}@{node}", peer.id.0.as_u128()),
-            None => format!(" +peer {}", peer.id.0.as_u128()),
-        },
-        Event::PeerRemoved(peer) => format!(" -peer {}", peer.0.as_u128()),
-        Event::RingChanged(ring) => format!(" +ring {}", ring.version),
-        Event::VolumeChanged(volume) => format!(" +volume {}", volume.id),
-        Event::VolumeDeleted(volume) => format!(" -volume {volume}"),
-        Event::SessionOpened(session) => format!(" +session {}", session.id),
-        Event::SessionEnded(session) => format!(" -session {session}"),
-    }
-}
-
-fn show(volume: &Volume) -> String {
-    let windows: Vec<_> = volume
-        .windows
-        .iter()
-        .map(|w| format!("{}:{}..{}", w.inode.0, w.first.0, w.first.0 + w.count))
-        .collect();
-    let lock = volume.lock.as_ref().map_or("free".to_owned(), |lock| lock.owner.clone());
-    let head = volume.head.as_ref().map(|head| head.inode.0);
-    format!("{lock} epoch {} head {head:?} windows {windows:?}", volume.epoch)
-}
+mod asks;
+mod clones;
+mod heads;
+mod random;
+mod script;
+mod snapshots;
 
 #[test]
 fn nothing_but_registration_goes_before_init() {

@@ -39,10 +39,7 @@ impl State {
         window: Window,
     ) -> Result<Change, Refusal> {
         let ring_is_kept = self.rings.contains_key(&window.ring);
-        let volume = self.volume_of_epoch(volume, window.epoch)?;
-        if volume.lock.is_none() {
-            return Err(Refusal::NotLocked { epoch: window.epoch });
-        }
+        let volume = self.volume_locked_by(volume, window.epoch)?;
         if !ring_is_kept {
             return Err(Refusal::NoSuchRing(window.ring));
         }
@@ -61,6 +58,7 @@ impl State {
             return Err(Refusal::WINDOW_LIMIT);
         }
         volume.windows.push(window);
+        volume.is_clean = false;
         Change::done(vec![Event::VolumeChanged(volume.clone())])
     }
 
@@ -69,13 +67,11 @@ impl State {
         if head.blocks == 0 {
             return Err(Refusal::HEAD_EMPTY);
         }
-        is_reserved(volume, head.inode)?;
         is_reserved(volume, head.position.inode)?;
-        if let Some(old) = &volume.head
-            && (head.position < old.position || head.inode < old.inode)
-        {
+        if volume.head.as_ref().is_some_and(|old| head.position < old.position) {
             return Err(Refusal::HeadOrder);
         }
+        is_checkpoint_next(volume, &head)?;
         let position = head.position;
         volume.head = Some(head);
         let dropped: BTreeSet<_> = volume
@@ -92,6 +88,23 @@ impl State {
 fn is_reserved(volume: &Volume, inode: INodeIndex) -> Result<(), Refusal> {
     let reserved = INodeIndex(1)..=volume.inode_index;
     if reserved.contains(&inode) { Ok(()) } else { Err(Refusal::INODE_RESERVED) }
+}
+
+/// Whether `head` can follow the present one: the same checkpoint further along the log, or one of
+/// the volume's own that is newer than all it knows of. Not only newer than the present one, which
+/// is old after a restore: what was retired does not come back.
+fn is_checkpoint_next(volume: &Volume, head: &Head) -> Result<(), Refusal> {
+    if let Some(old) = volume.head.as_ref().filter(|old| old.has_inode_of(head)) {
+        return if old.blocks == head.blocks { Ok(()) } else { Err(Refusal::HeadOrder) };
+    }
+    if head.volume != volume.id {
+        return Err(Refusal::HEAD_FOREIGN);
+    }
+    is_reserved(volume, head.inode)?;
+    let snapshots = volume.snapshots.iter().map(|snapshot| &snapshot.head);
+    let known = volume.head.iter().chain(snapshots).chain(&volume.retired);
+    let mut own = known.filter(|known| known.volume == volume.id);
+    if own.all(|known| known.inode < head.inode) { Ok(()) } else { Err(Refusal::HeadOrder) }
 }
 
 /// Whether `window` goes on where the log ends: in a new generation, right behind the last window,

@@ -1,14 +1,17 @@
 //! Commands and what they give.
 
-use torus_blockstore::{Epoch, INodeIndex};
+use torus_blockstore::{Epoch, INodeIndex, VolumeId};
 
+use super::asks::volume_ids;
 use super::kept::block_spec;
 use super::proto::applied::Outcome as OutcomeKind;
 use super::proto::command::{self, Kind};
+use super::volumes::head_of;
 use super::{Malformed, peer_id, proto, required, volume_id};
-use crate::{Applied, Command, NodeId, Outcome, Response, Revision, SessionId};
+use crate::{Applied, AskId, Command, NodeId, Outcome, Response, Revision, SessionId, SnapshotId};
 
 impl From<Command> for proto::Command {
+    #[expect(clippy::too_many_lines, reason = "a table of the commands")]
     fn from(command: Command) -> Self {
         let kind = match command {
             Command::Init { global, ring } => {
@@ -22,7 +25,33 @@ impl From<Command> for proto::Command {
                 let spec = spec.map(|spec| spec.to_string());
                 Kind::CreateVolume(command::CreateVolume { name, size, spec })
             }
-            Command::DeleteVolume { name } => Kind::DeleteVolume(name),
+            Command::DeleteVolume { name, force: false } => Kind::DeleteVolume(name),
+            Command::DeleteVolume { name, force: true } => Kind::DeleteVolumeForced(name),
+            Command::RenameVolume { name, to } => {
+                Kind::RenameVolume(command::RenameVolume { name, to })
+            }
+            Command::CloneVolume { volume, snapshot, name } => {
+                let (volume, snapshot) = (volume.get(), snapshot.0);
+                Kind::CloneVolume(command::CloneVolume { volume, snapshot, name })
+            }
+            Command::ResizeVolume { volume, epoch, size, ask } => {
+                let (volume, epoch) = (volume.get(), epoch.map(|epoch| epoch.0));
+                let ask = ask.map(|ask| ask.0);
+                Kind::ResizeVolume(command::ResizeVolume { volume, epoch, size, ask })
+            }
+            Command::DeleteSnapshot { volume, snapshot, force } => {
+                let (volume, snapshot) = (volume.get(), snapshot.0);
+                Kind::DeleteSnapshot(command::DeleteSnapshot { volume, snapshot, force })
+            }
+            Command::PinSnapshot { volume, snapshot, session } => {
+                let (volume, snapshot, session) = (volume.get(), snapshot.0, session.0);
+                Kind::PinSnapshot(command::PinSnapshot { volume, snapshot, session })
+            }
+            Command::AskWriters { volumes, task } => {
+                let volumes = volumes.into_iter().map(VolumeId::get).collect();
+                Kind::AskWriters(command::AskWriters { volumes, task: Some(task.into()) })
+            }
+            Command::WithdrawAsk { ask } => Kind::WithdrawAsk(ask.0),
             Command::OpenSession { owner, ttl_ms } => {
                 Kind::OpenSession(command::OpenSession { owner, ttl_ms })
             }
@@ -39,9 +68,9 @@ impl From<Command> for proto::Command {
                 let (volume, session, epoch) = (volume.get(), session.0, epoch.0);
                 Kind::RelockVolume(command::RelockVolume { volume, session, epoch })
             }
-            Command::UnlockVolume { volume, epoch } => {
+            Command::UnlockVolume { volume, epoch, is_clean } => {
                 let (volume, epoch) = (volume.get(), epoch.0);
-                Kind::UnlockVolume(command::UnlockVolume { volume, epoch })
+                Kind::UnlockVolume(command::UnlockVolume { volume, epoch, is_clean })
             }
             Command::ReserveINodes { volume, epoch, count } => {
                 let (volume, epoch) = (volume.get(), epoch.0);
@@ -55,6 +84,27 @@ impl From<Command> for proto::Command {
                 let (volume, head) = (volume.get(), Some(head.into()));
                 Kind::CommitHead(command::CommitHead { volume, head })
             }
+            Command::CommitSnapshot { volume, epoch, name, created_ms, ask } => {
+                let (volume, epoch, ask) = (volume.get(), epoch.0, ask.map(|ask| ask.0));
+                let commit = command::CommitSnapshot { volume, epoch, name, created_ms, ask };
+                Kind::CommitSnapshot(commit)
+            }
+            Command::RestoreSnapshot { volume, epoch, snapshot } => {
+                let (volume, epoch, snapshot) = (volume.get(), epoch.0, snapshot.0);
+                Kind::RestoreSnapshot(command::RestoreSnapshot { volume, epoch, snapshot })
+            }
+            Command::CommitFlattened { volume, epoch, ask } => {
+                let (volume, epoch, ask) = (volume.get(), epoch.0, ask.map(|ask| ask.0));
+                Kind::CommitFlattened(command::CommitFlattened { volume, epoch, ask })
+            }
+            Command::CommitReclaimed { volume, epoch, head } => {
+                let (volume, epoch, head) = (volume.get(), epoch.0, Some(head.into()));
+                Kind::CommitReclaimed(command::CommitReclaimed { volume, epoch, head })
+            }
+            Command::RefuseAsk { volume, epoch, ask, error } => {
+                let (volume, epoch, ask) = (volume.get(), epoch.0, ask.0);
+                Kind::RefuseAsk(command::RefuseAsk { volume, epoch, ask, error })
+            }
         };
         Self { kind: Some(kind) }
     }
@@ -63,6 +113,7 @@ impl From<Command> for proto::Command {
 impl TryFrom<proto::Command> for Command {
     type Error = Malformed;
 
+    #[expect(clippy::too_many_lines, reason = "a table of the commands")]
     fn try_from(command: proto::Command) -> Result<Self, Malformed> {
         Ok(match required(command.kind, "a command")? {
             Kind::Init(init) => Self::Init {
@@ -77,7 +128,37 @@ impl TryFrom<proto::Command> for Command {
                 let spec = spec.as_deref().map(block_spec).transpose()?;
                 Self::CreateVolume { name, size, spec }
             }
-            Kind::DeleteVolume(name) => Self::DeleteVolume { name },
+            Kind::DeleteVolume(name) => Self::DeleteVolume { name, force: false },
+            Kind::DeleteVolumeForced(name) => Self::DeleteVolume { name, force: true },
+            Kind::RenameVolume(command::RenameVolume { name, to }) => {
+                Self::RenameVolume { name, to }
+            }
+            Kind::CloneVolume(clone) => Self::CloneVolume {
+                volume: volume_id(clone.volume)?,
+                snapshot: SnapshotId(clone.snapshot),
+                name: clone.name,
+            },
+            Kind::ResizeVolume(resize) => Self::ResizeVolume {
+                volume: volume_id(resize.volume)?,
+                epoch: resize.epoch.map(Epoch),
+                size: resize.size,
+                ask: resize.ask.map(AskId),
+            },
+            Kind::DeleteSnapshot(delete) => Self::DeleteSnapshot {
+                volume: volume_id(delete.volume)?,
+                snapshot: SnapshotId(delete.snapshot),
+                force: delete.force,
+            },
+            Kind::PinSnapshot(pin) => Self::PinSnapshot {
+                volume: volume_id(pin.volume)?,
+                snapshot: SnapshotId(pin.snapshot),
+                session: SessionId(pin.session),
+            },
+            Kind::AskWriters(ask) => Self::AskWriters {
+                volumes: volume_ids(ask.volumes)?,
+                task: required(ask.task, "what a writer is asked")?.try_into()?,
+            },
+            Kind::WithdrawAsk(ask) => Self::WithdrawAsk { ask: AskId(ask) },
             Kind::OpenSession(command::OpenSession { owner, ttl_ms }) => {
                 Self::OpenSession { owner, ttl_ms }
             }
@@ -94,9 +175,11 @@ impl TryFrom<proto::Command> for Command {
                 session: SessionId(lock.session),
                 epoch: Epoch(lock.epoch),
             },
-            Kind::UnlockVolume(lock) => {
-                Self::UnlockVolume { volume: volume_id(lock.volume)?, epoch: Epoch(lock.epoch) }
-            }
+            Kind::UnlockVolume(lock) => Self::UnlockVolume {
+                volume: volume_id(lock.volume)?,
+                epoch: Epoch(lock.epoch),
+                is_clean: lock.is_clean,
+            },
             Kind::ReserveInodes(reserve) => Self::ReserveINodes {
                 volume: volume_id(reserve.volume)?,
                 epoch: Epoch(reserve.epoch),
@@ -106,9 +189,38 @@ impl TryFrom<proto::Command> for Command {
                 volume: volume_id(commit.volume)?,
                 window: required(commit.window, "a window")?.try_into()?,
             },
-            Kind::CommitHead(commit) => Self::CommitHead {
+            Kind::CommitHead(commit) => {
+                let volume = volume_id(commit.volume)?;
+                let head = head_of(volume, required(commit.head, "a head")?)?;
+                Self::CommitHead { volume, head }
+            }
+            Kind::CommitSnapshot(commit) => Self::CommitSnapshot {
                 volume: volume_id(commit.volume)?,
-                head: required(commit.head, "a head")?.try_into()?,
+                epoch: Epoch(commit.epoch),
+                name: commit.name,
+                created_ms: commit.created_ms,
+                ask: commit.ask.map(AskId),
+            },
+            Kind::RestoreSnapshot(restore) => Self::RestoreSnapshot {
+                volume: volume_id(restore.volume)?,
+                epoch: Epoch(restore.epoch),
+                snapshot: SnapshotId(restore.snapshot),
+            },
+            Kind::CommitFlattened(commit) => Self::CommitFlattened {
+                volume: volume_id(commit.volume)?,
+                epoch: Epoch(commit.epoch),
+                ask: commit.ask.map(AskId),
+            },
+            Kind::CommitReclaimed(commit) => {
+                let (volume, epoch) = (volume_id(commit.volume)?, Epoch(commit.epoch));
+                let head = head_of(volume, required(commit.head, "a head")?)?;
+                Self::CommitReclaimed { volume, epoch, head }
+            }
+            Kind::RefuseAsk(refuse) => Self::RefuseAsk {
+                volume: volume_id(refuse.volume)?,
+                epoch: Epoch(refuse.epoch),
+                ask: AskId(refuse.ask),
+                error: refuse.error,
             },
         })
     }
@@ -123,6 +235,8 @@ impl From<Applied> for proto::Applied {
             Outcome::Epoch(epoch) => OutcomeKind::Epoch(epoch.0),
             Outcome::INode(inode) => OutcomeKind::Inode(inode.0),
             Outcome::Node(node) => OutcomeKind::Node(node.0),
+            Outcome::Snapshot(snapshot) => OutcomeKind::Snapshot(snapshot.0),
+            Outcome::Ask(ask) => OutcomeKind::Ask(ask.0),
         };
         Self { revision: applied.revision.0, outcome: Some(outcome) }
     }
@@ -139,6 +253,8 @@ impl TryFrom<proto::Applied> for Applied {
             OutcomeKind::Epoch(epoch) => Outcome::Epoch(Epoch(epoch)),
             OutcomeKind::Inode(inode) => Outcome::INode(INodeIndex(inode)),
             OutcomeKind::Node(node) => Outcome::Node(NodeId(node)),
+            OutcomeKind::Snapshot(snapshot) => Outcome::Snapshot(SnapshotId(snapshot)),
+            OutcomeKind::Ask(ask) => Outcome::Ask(AskId(ask)),
         };
         Ok(Self { revision: Revision(applied.revision), outcome })
     }

@@ -1,11 +1,10 @@
-//! The things that the metadata service keeps.
+//! The things that the metadata service keeps, but for volumes.
 
-use torus_blockstore::{BlockIndex, BlockSpec, Epoch, INodeIndex};
+use torus_blockstore::BlockSpec;
 
-use super::{Malformed, all, optional, peer_id, proto, required, volume_id};
+use super::{Malformed, all, peer_id, proto};
 use crate::{
-    GlobalMetadata, Head, Lock, LogPosition, NodeId, Peer, Ring, RingKind, RingMember, RingVersion,
-    Session, SessionId, Volume, Window,
+    GlobalMetadata, NodeId, Peer, Ring, RingKind, RingMember, RingVersion, Session, SessionId,
 };
 
 impl From<GlobalMetadata> for proto::Global {
@@ -118,124 +117,6 @@ impl TryFrom<proto::Ring> for Ring {
             kind: ring.kind().try_into()?,
             replication: ring.replication,
             members: all(ring.members)?,
-        })
-    }
-}
-
-impl From<LogPosition> for proto::Position {
-    fn from(position: LogPosition) -> Self {
-        let LogPosition { inode, block, offset } = position;
-        Self { inode: inode.0, block: block.0, offset }
-    }
-}
-
-impl TryFrom<proto::Position> for LogPosition {
-    type Error = Malformed;
-
-    fn try_from(position: proto::Position) -> Result<Self, Malformed> {
-        let proto::Position { inode, block, offset } = position;
-        Ok(Self { inode: INodeIndex(inode), block: BlockIndex(block), offset })
-    }
-}
-
-impl From<Head> for proto::Head {
-    fn from(head: Head) -> Self {
-        Self {
-            inode: head.inode.0,
-            blocks: head.blocks,
-            epoch: head.epoch.0,
-            position: Some(head.position.into()),
-        }
-    }
-}
-
-impl TryFrom<proto::Head> for Head {
-    type Error = Malformed;
-
-    fn try_from(head: proto::Head) -> Result<Self, Malformed> {
-        Ok(Self {
-            inode: INodeIndex(head.inode),
-            blocks: head.blocks,
-            epoch: Epoch(head.epoch),
-            position: required(head.position, "a head's position")?.try_into()?,
-        })
-    }
-}
-
-impl From<Window> for proto::Window {
-    fn from(window: Window) -> Self {
-        Self {
-            epoch: window.epoch.0,
-            inode: window.inode.0,
-            ring: window.ring.0,
-            excluded: window.excluded.iter().map(|peer| peer.encode().to_vec()).collect(),
-            first: window.first.0,
-            count: window.count,
-            after: window.after.map(Into::into),
-        }
-    }
-}
-
-impl TryFrom<proto::Window> for Window {
-    type Error = Malformed;
-
-    fn try_from(window: proto::Window) -> Result<Self, Malformed> {
-        Ok(Self {
-            epoch: Epoch(window.epoch),
-            inode: INodeIndex(window.inode),
-            ring: RingVersion(window.ring),
-            excluded: window.excluded.iter().map(|p| peer_id(p)).collect::<Result<_, _>>()?,
-            first: BlockIndex(window.first),
-            count: window.count,
-            after: optional(window.after)?,
-        })
-    }
-}
-
-impl From<Lock> for proto::Lock {
-    fn from(lock: Lock) -> Self {
-        let Lock { session, epoch, owner } = lock;
-        Self { session: session.0, epoch: epoch.0, owner }
-    }
-}
-
-impl From<proto::Lock> for Lock {
-    fn from(lock: proto::Lock) -> Self {
-        let proto::Lock { session, epoch, owner } = lock;
-        Self { session: SessionId(session), epoch: Epoch(epoch), owner }
-    }
-}
-
-impl From<Volume> for proto::Volume {
-    fn from(volume: Volume) -> Self {
-        Self {
-            id: volume.id.get(),
-            name: volume.name,
-            size: volume.size,
-            block_spec: volume.block_spec.to_string(),
-            inode_index: volume.inode_index.0,
-            head: volume.head.map(Into::into),
-            windows: volume.windows.into_iter().map(Into::into).collect(),
-            epoch: volume.epoch.0,
-            lock: volume.lock.map(Into::into),
-        }
-    }
-}
-
-impl TryFrom<proto::Volume> for Volume {
-    type Error = Malformed;
-
-    fn try_from(volume: proto::Volume) -> Result<Self, Malformed> {
-        Ok(Self {
-            id: volume_id(volume.id)?,
-            name: volume.name,
-            size: volume.size,
-            block_spec: block_spec(&volume.block_spec)?,
-            inode_index: INodeIndex(volume.inode_index),
-            head: optional(volume.head)?,
-            windows: all(volume.windows)?,
-            epoch: Epoch(volume.epoch),
-            lock: volume.lock.map(Into::into),
         })
     }
 }

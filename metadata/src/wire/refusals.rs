@@ -33,6 +33,24 @@ impl From<Refusal> for proto::Refusal {
             Refusal::Superseded => Kind::Superseded(nothing),
             Refusal::WindowOrder => Kind::WindowOrder(nothing),
             Refusal::HeadOrder => Kind::HeadOrder(nothing),
+            Refusal::SnapshotExists { volume, snapshot } => {
+                Kind::SnapshotExists(refusal::Named { volume, snapshot })
+            }
+            Refusal::NoSuchSnapshot { volume } => Kind::NoSuchSnapshot(volume),
+            Refusal::HasClones { volume, snapshot, clones } => {
+                Kind::HasClones(refusal::HasClones { volume, snapshot, clones })
+            }
+            Refusal::HasSnapshots { volume, snapshots } => {
+                Kind::HasSnapshots(refusal::HasSnapshots { volume, snapshots })
+            }
+            Refusal::SnapshotInUse { volume, snapshot } => {
+                Kind::SnapshotInUse(refusal::Named { volume, snapshot })
+            }
+            Refusal::NoWriter { name } => Kind::NoWriter(name),
+            Refusal::SeveralWriters => Kind::SeveralWriters(nothing),
+            Refusal::HeadBehind => Kind::HeadBehind(nothing),
+            Refusal::Shrinks => Kind::Shrinks(nothing),
+            Refusal::NoSuchAsk => Kind::NoSuchAsk(nothing),
         };
         Self { kind: Some(kind) }
     }
@@ -65,6 +83,24 @@ impl TryFrom<proto::Refusal> for Refusal {
             Kind::Superseded(_) => Self::Superseded,
             Kind::WindowOrder(_) => Self::WindowOrder,
             Kind::HeadOrder(_) => Self::HeadOrder,
+            Kind::SnapshotExists(refusal::Named { volume, snapshot }) => {
+                Self::SnapshotExists { volume, snapshot }
+            }
+            Kind::NoSuchSnapshot(volume) => Self::NoSuchSnapshot { volume },
+            Kind::HasClones(refusal::HasClones { volume, snapshot, clones }) => {
+                Self::HasClones { volume, snapshot, clones }
+            }
+            Kind::HasSnapshots(refusal::HasSnapshots { volume, snapshots }) => {
+                Self::HasSnapshots { volume, snapshots }
+            }
+            Kind::SnapshotInUse(refusal::Named { volume, snapshot }) => {
+                Self::SnapshotInUse { volume, snapshot }
+            }
+            Kind::NoWriter(name) => Self::NoWriter { name },
+            Kind::SeveralWriters(_) => Self::SeveralWriters,
+            Kind::HeadBehind(_) => Self::HeadBehind,
+            Kind::Shrinks(_) => Self::Shrinks,
+            Kind::NoSuchAsk(_) => Self::NoSuchAsk,
         })
     }
 }

@@ -1,43 +1,59 @@
 //! The bytes of an INode: header, nodes and root. Leaves are described in `extent`, parts of the
 //! block table in `table`. Integers little-endian.
 //!
-//! The header, 64 bytes at the start of the stream:
+//! The header, 72 bytes at the start of the stream:
 //!
 //! | offset | size | field   | meaning                       |
 //! |-------:|-----:|---------|-------------------------------|
 //! |      0 |    4 | magic   | `TIND`                        |
-//! |      4 |    4 | version | 1                             |
+//! |      4 |    4 | version | 2                             |
 //! |      8 |   16 | inode   | [`INodeRef`]                  |
 //! |     24 |    8 | epoch   | of the writer                 |
-//! |     32 |   24 | root    | place of the root             |
-//! |     56 |    4 |         | 0                             |
-//! |     60 |    4 | CRC     | CRC-32 of the 60 bytes before |
+//! |     32 |   32 | root    | place of the root             |
+//! |     64 |    4 |         | 0                             |
+//! |     68 |    4 | CRC     | CRC-32 of the 68 bytes before |
 //!
-//! A place (`ObjectRef`), 24 bytes: u64 INode index, u64 offset in its stream, u32 length, u32
-//! CRC-32 of the object.
+//! A place (`ObjectRef`), 32 bytes: [`INodeRef`], u64 offset in its stream, u32 length, u32 CRC-32
+//! of the object.
 //!
-//! A node: per leaf that exists u64 leaf number, place. A root: u32 count of nodes, u32 count of
-//! parts, then per node u64 number, place; then per part u64 number, place.
+//! A node: per leaf that exists u64 leaf number, place.
+//!
+//! A root:
+//!
+//! | offset | size | field         | meaning                                                       |
+//! |-------:|-----:|---------------|---------------------------------------------------------------|
+//! |      0 |    4 | nodes         | how many there are                                            |
+//! |      4 |    4 | parts         | of the block table, likewise                                  |
+//! |      8 |    4 | INodes        | that the checkpoint consists of, likewise                     |
+//! |     12 |    4 | numbers       | of the block table                                            |
+//! |     16 |   40 | totals        | u64 own blocks, own bytes, own pages, foreign blocks and pages |
+//! |     56 |   32 | written       | u64 bytes from clients, of log, of copies, of INodes, ever    |
+//! |     88 |   40 | node…         | u64 number, place                                             |
+//! |      … |   40 | part…         | u64 number, place                                             |
+//! |      … |   32 | INode…        | [`INodeRef`], u64 length, u64 bytes of objects in use          |
 
 use std::collections::BTreeMap;
 
-use torus_blockstore::{Epoch, INodeIndex, INodeRef};
+use torus_blockstore::{Epoch, INodeRef};
 
-use super::NODE_LEAVES;
+use super::{Inode, NODE_LEAVES, Written};
+use crate::table::Totals;
 
 /// Bytes of the header.
-pub(super) const HEADER_LEN: usize = 64;
+pub(super) const HEADER_LEN: usize = 72;
 const MAGIC: [u8; 4] = *b"TIND";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const EPOCH: usize = 24;
 const ROOT: usize = 32;
-const CRC: usize = 60;
+const CRC: usize = 68;
 const ENTRY_LEN: usize = 8 + ObjectRef::LEN;
+const ROOT_FIXED: usize = 88;
+const INODE_LEN: usize = 32;
 
 /// Where an object is stored, and what it must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ObjectRef {
-    pub(crate) inode: INodeIndex,
+    pub(crate) inode: INodeRef,
     /// In the INode's stream, in bytes.
     pub(crate) offset: u64,
     /// In bytes.
@@ -46,10 +62,10 @@ pub(crate) struct ObjectRef {
 }
 
 impl ObjectRef {
-    const LEN: usize = 24;
+    const LEN: usize = 32;
 
     fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.inode.0.to_le_bytes());
+        out.extend_from_slice(&self.inode.encode());
         out.extend_from_slice(&self.offset.to_le_bytes());
         out.extend_from_slice(&self.length.to_le_bytes());
         out.extend_from_slice(&self.crc.to_le_bytes());
@@ -57,10 +73,10 @@ impl ObjectRef {
 
     fn decode(bytes: &[u8]) -> Option<Self> {
         Some(Self {
-            inode: INodeIndex(word(bytes, 0)?),
-            offset: word(bytes, 8)?,
-            length: half(bytes, 16)?,
-            crc: half(bytes, 20)?,
+            inode: inode_ref(bytes)?,
+            offset: word(bytes, 16)?,
+            length: half(bytes, 24)?,
+            crc: half(bytes, 28)?,
         })
     }
 }
@@ -103,39 +119,99 @@ pub(super) fn encode_node<'a>(
     out
 }
 
-pub(super) fn decode_node(bytes: &[u8], node: u64) -> Option<Vec<(u64, ObjectRef)>> {
+pub(super) fn decode_node(bytes: &[u8], node: u64) -> Option<BTreeMap<u64, ObjectRef>> {
     let entries = decode_entries(bytes)?;
-    entries.iter().all(|(leaf, _)| leaf / NODE_LEAVES == node).then_some(entries)
+    let is_own = entries.iter().all(|(leaf, _)| leaf / NODE_LEAVES == node);
+    is_own.then(|| entries.into_iter().collect())
 }
 
-pub(super) fn encode_root(
-    nodes: &BTreeMap<u64, ObjectRef>,
-    parts: &BTreeMap<u32, ObjectRef>,
-) -> Vec<u8> {
-    let mut out = Vec::with_capacity(8 + (nodes.len() + parts.len()) * ENTRY_LEN);
-    for count in [nodes.len(), parts.len()] {
-        out.extend_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
-    }
-    for (node, place) in nodes {
-        encode_entry(*node, place, &mut out);
-    }
-    for (part, place) in parts {
-        encode_entry(u64::from(*part), place, &mut out);
-    }
-    out
+/// The root of a checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Root {
+    pub(crate) nodes: BTreeMap<u64, ObjectRef>,
+    pub(crate) parts: BTreeMap<u32, ObjectRef>,
+    pub(crate) inodes: BTreeMap<INodeRef, Inode>,
+    /// Numbers of the block table.
+    pub(crate) numbers: u32,
+    pub(crate) totals: Totals,
+    pub(crate) written: Written,
 }
 
-/// The nodes' and the parts' places.
-pub(super) type Root = (Vec<(u64, ObjectRef)>, Vec<(u64, ObjectRef)>);
-
-pub(super) fn decode_root(bytes: &[u8]) -> Option<Root> {
-    let (nodes, parts) = (half(bytes, 0)? as usize, half(bytes, 4)? as usize);
-    let mut entries = decode_entries(&bytes[8..])?;
-    if entries.len() != nodes.checked_add(parts)? {
-        return None;
+impl Root {
+    /// Bytes that it takes with so many INodes.
+    pub(super) fn length(&self, inodes: usize) -> usize {
+        ROOT_FIXED + (self.nodes.len() + self.parts.len()) * ENTRY_LEN + inodes * INODE_LEN
     }
-    let parts = entries.split_off(nodes);
-    Some((entries, parts))
+
+    /// The root of an INode whose whole stream is at hand.
+    #[cfg(test)]
+    pub(crate) fn of_stream(stream: &[u8], inode: INodeRef) -> Option<Self> {
+        let (_, place) = decode_header(stream.get(..HEADER_LEN)?, inode)?;
+        let start = usize::try_from(place.offset).ok()?;
+        Self::decode(stream.get(start..start + place.length as usize)?)
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.length(self.inodes.len()));
+        let counts = [self.nodes.len(), self.parts.len(), self.inodes.len()];
+        for count in counts.map(|count| u32::try_from(count).unwrap_or(u32::MAX)) {
+            out.extend_from_slice(&count.to_le_bytes());
+        }
+        out.extend_from_slice(&self.numbers.to_le_bytes());
+        let (t, w) = (&self.totals, &self.written);
+        let totals = [t.own_blocks, t.own_bytes, t.own_pages, t.foreign_blocks, t.foreign_pages];
+        for figure in totals.into_iter().chain([w.client, w.log, w.copied, w.inodes]) {
+            out.extend_from_slice(&figure.to_le_bytes());
+        }
+        for (node, place) in &self.nodes {
+            encode_entry(*node, place, &mut out);
+        }
+        for (part, place) in &self.parts {
+            encode_entry(u64::from(*part), place, &mut out);
+        }
+        for (inode, Inode { length, live }) in &self.inodes {
+            out.extend_from_slice(&inode.encode());
+            out.extend_from_slice(&length.to_le_bytes());
+            out.extend_from_slice(&live.to_le_bytes());
+        }
+        out
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let count = |at| half(bytes, at).map(|count| count as usize);
+        let (nodes, parts, inodes) = (count(0)?, count(4)?, count(8)?);
+        let figure = |index: usize| word(bytes, 16 + index * 8);
+        let totals = Totals {
+            own_blocks: figure(0)?,
+            own_bytes: figure(1)?,
+            own_pages: figure(2)?,
+            foreign_blocks: figure(3)?,
+            foreign_pages: figure(4)?,
+        };
+        let written =
+            Written { client: figure(5)?, log: figure(6)?, copied: figure(7)?, inodes: figure(8)? };
+        let entries_end =
+            nodes.checked_add(parts)?.checked_mul(ENTRY_LEN)?.checked_add(ROOT_FIXED)?;
+        let mut nodes_at = decode_entries(bytes.get(ROOT_FIXED..entries_end)?)?;
+        let parts_at = nodes_at.split_off(nodes);
+        let rest = bytes.get(entries_end..)?;
+        if rest.len() != inodes.checked_mul(INODE_LEN)? {
+            return None;
+        }
+        let inodes = rest.chunks_exact(INODE_LEN).map(|chunk| {
+            let inode = Inode { length: word(chunk, 16)?, live: word(chunk, 24)? };
+            Some((inode_ref(chunk)?, inode))
+        });
+        let parts = parts_at.into_iter().map(|(part, at)| Some((u32::try_from(part).ok()?, at)));
+        Some(Self {
+            nodes: nodes_at.into_iter().collect(),
+            parts: parts.collect::<Option<_>>()?,
+            inodes: inodes.collect::<Option<_>>()?,
+            numbers: half(bytes, 12)?,
+            totals,
+            written,
+        })
+    }
 }
 
 fn encode_entry(number: u64, place: &ObjectRef, out: &mut Vec<u8>) {
@@ -151,6 +227,10 @@ fn decode_entries(bytes: &[u8]) -> Option<Vec<(u64, ObjectRef)>> {
     chunks.map(|chunk| Some((word(chunk, 0)?, ObjectRef::decode(&chunk[8..])?))).collect()
 }
 
+fn inode_ref(bytes: &[u8]) -> Option<INodeRef> {
+    INodeRef::decode(bytes.get(..INodeRef::LEN)?.try_into().ok()?).ok()
+}
+
 fn word(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
@@ -162,26 +242,29 @@ fn half(bytes: &[u8], at: usize) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use torus_blockstore::VolumeId;
-
-    const PLACE: ObjectRef = ObjectRef { inode: INodeIndex(9), offset: 64, length: 5, crc: 6 };
+    use torus_blockstore::{INodeIndex, VolumeId};
 
     fn inode() -> INodeRef {
         INodeRef { volume: VolumeId::new(3).unwrap(), inode: INodeIndex(9) }
     }
 
+    fn place() -> ObjectRef {
+        ObjectRef { inode: inode(), offset: 64, length: 5, crc: 6 }
+    }
+
     #[test]
     fn golden_header() {
-        let bytes = encode_header(inode(), Epoch(2), &PLACE);
+        let bytes = encode_header(inode(), Epoch(2), &place());
         #[rustfmt::skip]
         let expected = [
-            b'T', b'I', b'N', b'D',  1, 0, 0, 0,
+            b'T', b'I', b'N', b'D',  2, 0, 0, 0,
             3, 0, 0, 0, 0, 0, 0, 0,  9, 0, 0, 0, 0, 0, 0, 0,  2, 0, 0, 0, 0, 0, 0, 0,
-            9, 0, 0, 0, 0, 0, 0, 0,  64, 0, 0, 0, 0, 0, 0, 0,  5, 0, 0, 0,  6, 0, 0, 0,
+            3, 0, 0, 0, 0, 0, 0, 0,  9, 0, 0, 0, 0, 0, 0, 0,  64, 0, 0, 0, 0, 0, 0, 0,
+            5, 0, 0, 0,  6, 0, 0, 0,
             0, 0, 0, 0,
         ];
         assert_eq!(bytes[..CRC], expected);
-        assert_eq!(decode_header(&bytes, inode()), Some((Epoch(2), PLACE)));
+        assert_eq!(decode_header(&bytes, inode()), Some((Epoch(2), place())));
         for index in 0..HEADER_LEN {
             let mut damaged = bytes.clone();
             damaged[index] ^= 1;
@@ -191,18 +274,37 @@ mod tests {
 
     #[test]
     fn a_root_comes_back() {
-        let nodes = BTreeMap::from([(0, PLACE), (7, PLACE)]);
-        let parts = BTreeMap::from([(1, PLACE)]);
-        let bytes = encode_root(&nodes, &parts);
-        assert_eq!(decode_root(&bytes), Some((vec![(0, PLACE), (7, PLACE)], vec![(1, PLACE)])));
-        assert_eq!(decode_root(&bytes[..bytes.len() - 1]), None);
-        assert_eq!(decode_root(&bytes[..bytes.len() - ENTRY_LEN]), None);
+        let root = Root {
+            nodes: BTreeMap::from([(0, place()), (7, place())]),
+            parts: BTreeMap::from([(1, place())]),
+            inodes: BTreeMap::from([(inode(), Inode { length: 10, live: 5 })]),
+            numbers: 1025,
+            totals: Totals {
+                own_blocks: 1,
+                own_bytes: 2,
+                own_pages: 3,
+                foreign_blocks: 4,
+                foreign_pages: 5,
+            },
+            written: Written { client: 6, log: 7, copied: 8, inodes: 9 },
+        };
+        let bytes = root.encode();
+        assert_eq!(bytes.len(), root.length(1));
+        assert_eq!(
+            bytes[..24],
+            [2, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 4, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]
+        );
+        assert_eq!(Root::decode(&bytes), Some(root));
+        for end in 0..bytes.len() {
+            assert_eq!(Root::decode(&bytes[..end]), None, "cut at {end}");
+        }
     }
 
     #[test]
     fn a_node_holds_its_own_leaves_only() {
-        let bytes = encode_node(1, BTreeMap::from([(512, PLACE)]).iter());
-        assert_eq!(decode_node(&bytes, 1), Some(vec![(512, PLACE)]));
+        let leaves = BTreeMap::from([(512, place())]);
+        let bytes = encode_node(1, leaves.iter());
+        assert_eq!(decode_node(&bytes, 1), Some(leaves));
         assert_eq!(decode_node(&bytes, 2), None);
     }
 }

@@ -1,24 +1,18 @@
-//! Reads a checkpoint back: from any replica, each object checked against the CRC that its parent
-//! holds.
+//! Reads what a checkpoint consists of: from any replica, each object checked against the CRC that
+//! its parent holds.
 
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use futures::stream::{self, StreamExt, TryStreamExt};
 use torus_blockstore::{
-    BlockIndex, BlockKind, BlockPool, BlockRef, BlockSpec, ByteRange, INodeIndex, INodeRef, PeerId,
-    PoolError, VolumeId,
+    BlockIndex, BlockKind, BlockPool, BlockRef, ByteRange, INodeRef, PeerId, PoolError,
 };
+use torus_metadata::Head;
 
-use super::format::{self, HEADER_LEN, ObjectRef};
-use super::{NODE_LEAVES, Stored};
-use crate::map::Map;
-
-/// Objects that are read at once.
-const CONCURRENT: usize = 32;
+use super::format::{self, HEADER_LEN, ObjectRef, Root};
 
 /// A checkpoint that cannot be read.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
     /// No peer that answers has it intact.
@@ -29,57 +23,24 @@ pub enum LoadError {
     Format { inode: INodeRef },
 }
 
-/// Loads the checkpoint that INode `inode` of a volume with block spec `spec` holds.
-pub(crate) async fn load(
-    pool: &Arc<dyn BlockPool>,
-    inode: INodeRef,
-    spec: BlockSpec,
-) -> Result<(Map, Stored), LoadError> {
-    let reader = Reader { pool: Arc::clone(pool), volume: inode.volume };
-    let malformed = || LoadError::Format { inode };
-    let root = reader.root(inode).await?;
-    let root = reader.object(root).await?;
-    let (nodes, parts) = format::decode_root(&root).ok_or_else(malformed)?;
-
-    let (mut map, mut stored) = (Map::new(inode.volume, spec), Stored::default());
-    for (number, (part, place)) in parts.into_iter().enumerate() {
-        let bytes = reader.object(place).await?;
-        let part = u32::try_from(part).ok().filter(|part| *part as usize == number);
-        let part = part.ok_or_else(malformed)?;
-        map.table.load_part(&bytes).ok_or_else(malformed)?;
-        stored.parts.insert(part, place);
-    }
-    for (node, place) in nodes {
-        let bytes = reader.object(place).await?;
-        let leaves = format::decode_node(&bytes, node).ok_or_else(malformed)?;
-        stored.nodes.insert(node, place);
-        stored.leaves.extend(leaves);
-    }
-    let reader = &reader;
-    let mut leaves = stream::iter(stored.leaves.clone())
-        .map(|(leaf, place)| async move { Ok::<_, LoadError>((leaf, reader.object(place).await?)) })
-        .buffered(CONCURRENT);
-    while let Some((leaf, bytes)) = leaves.try_next().await? {
-        map.load_leaf(leaf, &bytes).ok_or_else(malformed)?;
-    }
-    debug_assert!(
-        stored.leaves.keys().all(|leaf| stored.nodes.contains_key(&(leaf / NODE_LEAVES)))
-    );
-    Ok((map, stored))
+/// Reads the objects of checkpoints.
+#[derive(Clone)]
+pub(crate) struct Loader {
+    pub(crate) pool: Arc<dyn BlockPool>,
 }
 
-struct Reader {
-    pool: Arc<dyn BlockPool>,
-    volume: VolumeId,
-}
-
-impl Reader {
-    async fn root(&self, inode: INodeRef) -> Result<ObjectRef, LoadError> {
+impl Loader {
+    /// The root of the checkpoint that is a volume's head.
+    pub(crate) async fn root(&self, head: &Head) -> Result<Root, LoadError> {
+        let inode = INodeRef { volume: head.volume, inode: head.inode };
         let header = |bytes: &Bytes| format::decode_header(bytes, inode).map(|(_, root)| root);
-        self.verified(inode.inode, 0, HEADER_LEN as u32, header).await
+        let place = self.verified(inode, 0, HEADER_LEN as u32, header).await?;
+        let bytes = self.object(place).await?;
+        Root::decode(&bytes).ok_or(LoadError::Format { inode })
     }
 
-    async fn object(&self, place: ObjectRef) -> Result<Bytes, LoadError> {
+    /// One object.
+    pub(crate) async fn object(&self, place: ObjectRef) -> Result<Bytes, LoadError> {
         let intact = |bytes: &Bytes| (crc32fast::hash(bytes) == place.crc).then(|| bytes.clone());
         self.verified(place.inode, place.offset, place.length, intact).await
     }
@@ -89,13 +50,12 @@ impl Reader {
     /// of them damaged.
     async fn verified<T>(
         &self,
-        inode: INodeIndex,
+        inode: INodeRef,
         offset: u64,
         length: u32,
         check: impl Fn(&Bytes) -> Option<T>,
     ) -> Result<T, LoadError> {
-        let reference = INodeRef { volume: self.volume, inode };
-        let failed = |source| LoadError::Read { inode: reference, source };
+        let failed = |source| LoadError::Read { inode, source };
         let everyone = self.pool.all_peers().await.map_err(failed)?;
         let (from, bytes) = self.range(inode, offset, length, &[]).await.map_err(failed)?;
         if let Some(good) = check(&bytes) {
@@ -121,14 +81,14 @@ impl Reader {
         Err(failed(last.unwrap_or(PoolError::NoSuchBlock { block })))
     }
 
-    fn block_at(&self, inode: INodeIndex, offset: u64) -> BlockRef {
+    fn block_at(&self, inode: INodeRef, offset: u64) -> BlockRef {
         let index = BlockIndex(offset / u64::from(self.pool.block_size()));
-        BlockRef { volume: self.volume, kind: BlockKind::INode, inode, index }
+        inode_block(inode, index)
     }
 
     async fn range(
         &self,
-        inode: INodeIndex,
+        inode: INodeRef,
         offset: u64,
         length: u32,
         avoid: &[PeerId],
@@ -148,4 +108,9 @@ impl Reader {
         }
         Ok((from, bytes.freeze()))
     }
+}
+
+/// One of the blocks in which an INode stands.
+pub(crate) fn inode_block(inode: INodeRef, index: BlockIndex) -> BlockRef {
+    BlockRef { volume: inode.volume, kind: BlockKind::INode, inode: inode.inode, index }
 }

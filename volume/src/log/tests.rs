@@ -2,7 +2,7 @@
 
 use super::*;
 use expect_test::{Expect, expect};
-use torus_blockstore::BlockSpec;
+use torus_blockstore::{BlockSpec, INodeRef};
 
 /// Blocks of 64 KiB: eight pages and their headers nearly fill a quarter.
 const BLOCK_SIZE: u32 = 64 * 1024;
@@ -174,11 +174,52 @@ fn content_of_open_blocks_is_at_hand() {
     story.map.lookup(4, 1, |run| found.push(run));
     let location = found[0].location.unwrap();
     let offset = u32::from(location.offset) * UNIT;
-    let piece = story.log.read(INodeIndex(2), BlockIndex(0), offset).unwrap();
+    let block = story.map.table.get(location.block).unwrap().block;
+    let piece = story.log.read(block, offset).unwrap();
     assert_eq!(piece, data.slice(4096..));
     let content = story.log.give_up_blocks(&mut story.map);
     assert_eq!(content[0].seal.length, 512 + 8192);
     let mut crc = crc32fast::Hasher::new();
     content[0].data.iter().for_each(|piece| crc.update(piece));
     assert_eq!(content[0].seal.crc, crc.finalize());
+}
+
+/// Writes so many pages into blocks of 512 KiB, the size that clusters have by default; what the
+/// map and the block table take then, in bytes for each of the volume's.
+fn memory_of(pages: u64, page: impl Fn(u64) -> u64, run: u32) -> f64 {
+    let identity = Identity {
+        volume: VolumeId::new(1).unwrap(),
+        inode: INodeIndex(2),
+        epoch: Epoch(3),
+        block_size: 512 * 1024,
+    };
+    let (mut log, mut overlay) = (Log::new(identity, 0), Overlay::default());
+    let mut map = Map::new(identity.volume, BlockSpec::default());
+    let blocks = pages as usize / 64;
+    log.allot(Allotment { first: BlockIndex(0), peers: vec![Vec::new(); blocks] });
+    let data = Bytes::from(vec![0; (run * PAGE) as usize]);
+    for index in 0..pages / u64::from(run) {
+        overlay.write(page(index) * u64::from(run), data.clone());
+        for send in log.cut(&mut overlay, &mut map, false) {
+            if let Send::Seal { block, .. } = send {
+                log.sealed(block.index);
+            }
+        }
+    }
+    if let Some(Send::Seal { block, .. }) = log.close_block(&mut map) {
+        log.sealed(block.index);
+    }
+    map.prepare(INodeRef { volume: identity.volume, inode: INodeIndex(3) }, identity.epoch);
+    map.memory() as f64 / (pages * u64::from(PAGE)) as f64
+}
+
+#[test]
+fn the_map_takes_little_memory() {
+    const MIB_PER_GIB: f64 = 1.0 / 1024.0;
+    let sequential = memory_of(1 << 17, |index| index, 256);
+    assert!(sequential <= 0.1 * MIB_PER_GIB, "{} MiB a GiB", sequential / MIB_PER_GIB);
+    // Every page at another place of the volume than the one before.
+    let random = memory_of(1 << 14, |index| index * 4099 % (1 << 14), 1);
+    assert!(random <= 2.5 * MIB_PER_GIB, "{} MiB a GiB", random / MIB_PER_GIB);
+    println!("MiB a GiB: {} sequential, {} random", sequential / MIB_PER_GIB, random / MIB_PER_GIB);
 }

@@ -1,18 +1,17 @@
 //! Recovers a volume: fences its former writer, reads the checkpoint, and walks the log behind it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
 use tokio::time::Instant;
-use torus_blockstore::{
-    BlockKind, BlockRef, BlockState, INodeRef, PeerId, Placement, PoolError, Seal,
-};
+use torus_blockstore::{BlockKind, BlockRef, BlockState, PeerId, Placement, PoolError, Seal};
 use torus_metadata::{Head, Volume, Window};
 
 use super::{Chain, Copy, Records, Step, best_copy, steps};
-use crate::checkpoint::{LoadError, Stored, load};
+use crate::checkpoint::{LoadError, Loader};
 use crate::extent::Location;
 use crate::log::BlockContent;
 use crate::map::Map;
@@ -27,7 +26,6 @@ const RETRY: Duration = Duration::from_millis(200);
 /// What a volume holds.
 pub(crate) struct Recovered {
     pub(crate) map: Map,
-    pub(crate) stored: Stored,
     /// Whether the map holds more than the checkpoint.
     pub(crate) replayed: bool,
     /// The last block of the log, when it was still open: it is to be written anew.
@@ -89,12 +87,11 @@ pub(crate) async fn recover(
     let Some(head) = &volume.head else {
         // The first opener commits a head before it writes: there is nothing.
         let map = Map::new(volume.id, volume.block_spec.clone());
-        let stored = Stored::default();
-        return Ok(Recovered { map, stored, replayed: false, tail: None });
+        return Ok(Recovered { map, replayed: false, tail: None });
     };
     let recovery = Recovery { context, volume, head, deadline };
-    let (map, stored) = recovery.load().await?;
-    recovery.replay(map, stored).await
+    let map = recovery.load().await?;
+    recovery.replay(map).await
 }
 
 struct Recovery<'a> {
@@ -105,19 +102,33 @@ struct Recovery<'a> {
 }
 
 impl Recovery<'_> {
-    async fn load(&self) -> Result<(Map, Stored), OpenError> {
-        let inode = INodeRef { volume: self.volume.id, inode: self.head.inode };
-        loop {
-            match load(&self.context.pool, inode, self.volume.block_spec.clone()).await {
-                Ok(loaded) => return Ok(loaded),
+    /// The map of the head's checkpoint, with what new blocks need of it in memory.
+    async fn load(&self) -> Result<Map, OpenError> {
+        let loader = Loader { pool: Arc::clone(&self.context.pool) };
+        let root = loop {
+            match loader.root(self.head).await {
+                Ok(root) => break root,
                 // A block that nobody has may be on its way between two peers.
                 Err(error @ LoadError::Read { .. }) => self.wait(error.into()).await?,
                 Err(error) => return Err(error.into()),
             }
+        };
+        let spec = self.volume.block_spec.clone();
+        let mut map = Map::stored(self.volume.id, spec, self.head.volume, &root);
+        for (name, place) in map.take_wanted(usize::MAX) {
+            let bytes = loop {
+                match loader.object(place).await {
+                    Ok(bytes) => break bytes,
+                    Err(error) => self.wait(error.into()).await?,
+                }
+            };
+            let inode = place.inode;
+            map.arrived(name, &bytes).ok_or(LoadError::Format { inode })?;
         }
+        Ok(map)
     }
 
-    async fn replay(&self, mut map: Map, stored: Stored) -> Result<Recovered, OpenError> {
+    async fn replay(&self, mut map: Map) -> Result<Recovered, OpenError> {
         let position = self.head.position;
         let mut located = Vec::new();
         for step in steps(&self.volume.windows, position.inode, position.block) {
@@ -161,13 +172,16 @@ impl Recovery<'_> {
                 bytes: found.bytes,
             }),
         };
-        Ok(Recovered { map, stored, replayed, tail })
+        Ok(Recovered { map, replayed, tail })
     }
 
     async fn locate(&self, step: Step) -> Result<Located, OpenError> {
         let window: &Window = &self.volume.windows[step.window];
-        let placement =
-            Placement { ring: window.ring.0, excluded: window.excluded.iter().copied().collect() };
+        let placement = Placement {
+            ring: window.ring.0,
+            excluded: window.excluded.iter().copied().collect(),
+            copies: self.context.copies,
+        };
         let block = BlockRef {
             volume: self.volume.id,
             kind: BlockKind::Data,

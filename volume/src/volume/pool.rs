@@ -1,6 +1,7 @@
 //! A pool in memory for tests: peers that lose what was not synced when they crash.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -33,6 +34,9 @@ pub(super) struct MemoryPool {
     peers: Arc<Mutex<BTreeMap<PeerId, Peer>>>,
     replication: usize,
     block_size: u32,
+    is_full: Arc<AtomicBool>,
+    /// Bytes that were read or fetched.
+    read: Arc<AtomicU64>,
 }
 
 pub(super) fn peer(number: u128) -> PeerId {
@@ -42,7 +46,8 @@ pub(super) fn peer(number: u128) -> PeerId {
 impl MemoryPool {
     pub(super) fn new(peers: u128, replication: usize, block_size: u32) -> Self {
         let peers = (1..=peers).map(|number| (peer(number), Peer::default())).collect();
-        Self { peers: Arc::new(Mutex::new(peers)), replication, block_size }
+        let (peers, is_full, read) = (Arc::new(Mutex::new(peers)), Arc::default(), Arc::default());
+        Self { peers, replication, block_size, is_full, read }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<PeerId, Peer>> {
@@ -79,6 +84,27 @@ impl MemoryPool {
             copy.bytes[at] ^= 0x55;
         }
         copies.len()
+    }
+
+    pub(super) fn set_full(&self, full: bool) {
+        self.is_full.store(full, Ordering::Relaxed);
+    }
+
+    /// Bytes that were read since the last call.
+    pub(super) fn take_read(&self) -> u64 {
+        self.read.swap(0, Ordering::Relaxed)
+    }
+
+    /// The blocks that any peer has a copy of.
+    pub(super) fn blocks(&self) -> BTreeSet<BlockRef> {
+        self.lock().values().flat_map(|peer| peer.copies.keys().copied()).collect()
+    }
+
+    /// The volume was deleted: so are its blocks, sooner or later.
+    pub(super) fn drop_volume(&self, volume: VolumeId) {
+        for peer in self.lock().values_mut() {
+            peer.copies.retain(|block, _| block.volume != volume);
+        }
     }
 
     /// The bytes of every copy of every sealed block must be the same.
@@ -146,7 +172,7 @@ impl BlockPool for MemoryPool {
     fn place_now(&self) -> BoxFuture<'static, Result<Placement, PoolError>> {
         let peers = self.lock();
         let excluded = peers.iter().filter(|(_, peer)| peer.down).map(|(id, _)| *id).collect();
-        answer(Ok(Placement { ring: 1, excluded }))
+        answer(Ok(Placement { ring: 1, excluded, copies: None }))
     }
 
     fn peers_of(
@@ -251,6 +277,8 @@ impl BlockPool for MemoryPool {
                 })
                 .collect();
             if let Some(parts) = parts {
+                let length: usize = parts.iter().map(|part| part.len()).sum();
+                self.read.fetch_add(length as u64, Ordering::Relaxed);
                 return answer(Ok((*id, Bytes::from(parts.concat()))));
             }
         }
@@ -271,6 +299,8 @@ impl BlockPool for MemoryPool {
             return answer(Err(PoolError::Silent { peer }));
         }
         let copy = found.copies.get(&block);
+        let length = copy.map_or(0, |copy| copy.bytes.len());
+        self.read.fetch_add(length as u64, Ordering::Relaxed);
         answer(Ok(copy.map(|copy| (copy.state, Bytes::from(copy.bytes.clone())))))
     }
 
@@ -314,13 +344,36 @@ impl BlockPool for MemoryPool {
     fn delete(
         &self,
         peers: Vec<PeerId>,
-        block: BlockRef,
+        blocks: Vec<BlockRef>,
         epoch: Epoch,
     ) -> BoxFuture<'static, Result<(), CutOff>> {
-        self.on_each(peers, block.volume, epoch, |peer| {
-            peer.copies.remove(&block);
+        let volume = blocks.first().map_or(VolumeId::new(1).unwrap(), |block| block.volume);
+        self.on_each(peers, volume, epoch, |peer| {
+            blocks.iter().for_each(|block| {
+                peer.copies.remove(block);
+            });
             true
         })
+    }
+
+    fn list(
+        &self,
+        peer: PeerId,
+        volume: VolumeId,
+        after: Option<BlockRef>,
+    ) -> BoxFuture<'static, Result<Vec<(BlockRef, BlockState)>, PoolError>> {
+        let peers = self.lock();
+        let found = &peers[&peer];
+        if found.down {
+            return answer(Err(PoolError::Silent { peer }));
+        }
+        let of_volume = found.copies.iter().filter(|(block, _)| block.volume == volume);
+        let behind = of_volume.filter(|(block, _)| after.is_none_or(|after| **block > after));
+        answer(Ok(behind.take(7).map(|(block, copy)| (*block, copy.state)).collect()))
+    }
+
+    fn is_full(&self) -> bool {
+        self.is_full.load(Ordering::Relaxed)
     }
 
     fn suspect(&self, _peer: PeerId, _block: BlockRef) {}

@@ -7,19 +7,28 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::runtime::Runtime;
-use torus_blockstore::BlockSpec;
+use torus_blockstore::{BlockRef, BlockSpec};
 use torus_metadata::{
-    Answer, Command, GlobalMetadata, MetadataService, Query, Ring, RingKind, RingMember,
-    RingVersion, TempService,
+    Answer, Applied, Command, Error as MetadataError, GlobalMetadata, MetadataService, Query, Ring,
+    RingKind, RingMember, RingVersion, TempService, Volume as Metadata,
 };
 
 use super::pool::{MemoryPool, peer};
 use super::*;
-use crate::{OpenError, Services, open};
+use crate::checkpoint::Loader;
+use crate::{Groups, OpenError, Services, open};
+
+mod snapshots;
+mod space;
 
 const SECTOR: u64 = 512;
 const SECTORS: u64 = 512;
 const BLOCK_SIZE: u32 = 64 * 1024;
+
+/// Histories to play: 60, or as many as TORUS_TEST_SEEDS says.
+fn seeds() -> std::ops::Range<u64> {
+    0..std::env::var("TORUS_TEST_SEEDS").map_or(60, |count| count.parse().unwrap())
+}
 
 /// A cluster in memory with one volume, `v`. What runs on `runtime` is the client: dropping it is
 /// the client's crash.
@@ -54,12 +63,51 @@ impl World {
     }
 
     fn execute(&self, command: Command) {
-        futures::executor::block_on(self.meta.execute(command)).unwrap();
+        self.try_execute(command).unwrap();
+    }
+
+    fn try_execute(&self, command: Command) -> Result<Applied, MetadataError> {
+        futures::executor::block_on(self.meta.execute(command))
+    }
+
+    fn metadata(&self, name: &str) -> Metadata {
+        let query = self.meta.query(Query::VolumeByName(name.into()));
+        match futures::executor::block_on(query).unwrap() {
+            Answer::Volume { volume: Some(volume), .. } => volume,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Opens the volume, gives it the time to tidy up, and closes it.
+    fn settle(&mut self, name: &str) {
+        let services = self.services();
+        self.client().block_on(async {
+            let volume = open(services, name, Self::options()).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(300)).await;
+            volume.close().await.unwrap();
+        });
+    }
+
+    /// The peers must hold what the closed volume needs, and nothing else of it.
+    #[track_caller]
+    fn assert_nothing_leaks(&self, name: &str) {
+        let volume = self.metadata(name);
+        assert_eq!(volume.retired, []);
+        let loader = Loader { pool: Arc::new(self.pool.clone()) };
+        let mut needed = BTreeSet::new();
+        for head in volume.snapshots.iter().map(|it| &it.head).chain(&volume.head) {
+            let blocks = futures::executor::block_on(loader.blocks(head, volume.id)).unwrap();
+            needed.extend(blocks.into_keys());
+        }
+        let held = self.pool.blocks().into_iter().filter(|block| block.volume == volume.id);
+        let held: BTreeSet<BlockRef> = held.collect();
+        let (leaked, lost) = (&held - &needed, &needed - &held);
+        assert!(leaked.is_empty() && lost.is_empty(), "leaked {leaked:?}, lost {lost:?}");
     }
 
     fn services(&self) -> Services {
         let meta = Arc::clone(&self.meta) as Arc<dyn MetadataService>;
-        Services { pool: Arc::new(self.pool.clone()), meta }
+        Services { pool: Arc::new(self.pool.clone()), meta, groups: Groups::default() }
     }
 
     fn options() -> Options {
@@ -68,6 +116,7 @@ impl World {
             checkpoint_bytes: 512 * 1024,
             cache_bytes: 128 * 1024,
             buffer_bytes: 256 * 1024,
+            map_bytes: 1000,
             attach_timeout: Duration::from_secs(1),
             ..Options::new("a test".into())
         }
@@ -237,7 +286,7 @@ fn a_second_opener_is_told_who_has_the_volume() {
 
 #[test]
 fn after_any_crash_the_volume_is_a_prefix_that_holds_all_that_was_flushed() {
-    for seed in 0..60 {
+    for seed in seeds() {
         let mut rng = StdRng::seed_from_u64(seed);
         let replication = rng.random_range(1..=3);
         let mut world = World::new(3, replication);
@@ -270,12 +319,14 @@ fn after_any_crash_the_volume_is_a_prefix_that_holds_all_that_was_flushed() {
             }
         }
         world.pool.assert_replicas_agree();
+        world.settle("v");
+        world.assert_nothing_leaks("v");
     }
 }
 
 #[test]
 fn a_lost_peer_is_a_pause_and_not_an_error() {
-    for seed in 0..60 {
+    for seed in seeds() {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut world = World::new(4, 2);
         let mut history = History::default();
@@ -307,6 +358,9 @@ fn a_lost_peer_is_a_pause_and_not_an_error() {
             pool.set_down(rng.random_range(1..=4), true);
         }
         world.pool.assert_replicas_agree();
+        (1..=4).for_each(|number| world.pool.set_down(number, false));
+        world.settle("v");
+        world.assert_nothing_leaks("v");
     }
 }
 

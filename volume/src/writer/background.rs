@@ -3,15 +3,19 @@
 
 use bytes::Bytes;
 use torus_blockstore::{BlockIndex, CutOff, INodeRef};
-use torus_metadata::{Head, LogPosition};
+use torus_metadata::{Head, LogPosition, SnapshotId};
 
 use super::context::WindowPlan;
-use super::{Checkpoint, Event, Reply, Writer};
+use super::{Checkpoint, Event, Reply, Writer, asks};
 use crate::Error;
 use crate::log::{Allotment, BlockContent};
 
 /// INode indexes that are reserved at a time.
 const INODES_AT_ONCE: u64 = 16;
+/// A log is checkpointed after so many looks (ten minutes), however little was written.
+const CHECKPOINT_TICKS: u32 = 120;
+/// After so many (twenty seconds), when that gives space back.
+const DEAD_TICKS: u32 = 4;
 
 impl Writer {
     /// A peer of an open block failed: the block is sealed where it can be, and the log goes on in
@@ -83,54 +87,81 @@ impl Writer {
                 async move { Event::INodes(context.reserve_inodes(INODES_AT_ONCE).await) },
             );
         }
+        self.is_quiet = false;
         let behind = self.log.written() - self.checkpointed;
         let changed = behind > 0 || self.uncovered || !self.overlay.is_empty();
         let closing = self.closing.is_some() && changed;
-        let due = behind >= self.options.checkpoint_bytes
-            || (self.checkpoint_due && (behind > 0 || self.uncovered));
-        if self.checkpoint.is_none()
-            && !self.mending
-            && (due || closing || !self.checkpoint_wanted.is_empty())
-        {
+        let due = behind >= self.checkpoint_distance()
+            || self.map.table.dead_bytes() >= self.dead_limit()
+            || (self.checkpoint_due && (behind > 0 || self.uncovered || self.map.has_changes()));
+        let wanted = !self.checkpoint_wanted.is_empty() || self.asks.has_wanted();
+        if self.checkpoint.is_none() && !self.mending && (due || closing || wanted) {
             self.start_checkpoint();
         }
         self.store_checkpoint();
     }
 
+    /// So much log is written before a checkpoint: more where the checkpoint itself is large, as
+    /// when every write dirties another leaf, but what recovery has to read stays bounded.
+    fn checkpoint_distance(&self) -> u64 {
+        let least = self.options.checkpoint_bytes;
+        (4 * self.map.dirty_bytes()).clamp(least, 4 * least)
+    }
+
+    /// So many bytes of dead blocks are worth a checkpoint of their own.
+    fn dead_limit(&self) -> u64 {
+        let stored = self.map.table.totals().own_bytes;
+        (stored / 16).max(u64::from(self.identity.block_size) * self.context.window_blocks)
+    }
+
+    /// The next checkpoint must hold everything that was accepted so far.
+    pub(super) fn want_all(&mut self) {
+        self.checkpoint_from = self.overlay.queued();
+    }
+
     fn start_checkpoint(&mut self) {
-        // What a recovery found belongs to its checkpoint whole, or not at all.
-        let wanted = self.closing.is_some() || !self.checkpoint_wanted.is_empty() || self.uncovered;
-        if wanted {
-            // All that was accepted belongs to it.
-            let sends = self.log.cut(&mut self.overlay, &mut self.map, false);
-            sends.into_iter().for_each(|send| self.send(send));
+        if self.closing.is_some() {
+            self.want_all();
         }
-        let uncut = wanted && (!self.overlay.is_empty() || !self.waiting.is_empty());
-        let (Some(next), false) = (self.log.next_block(), uncut) else {
+        if self.overlay.taken() < self.checkpoint_from {
+            self.cut(false);
+        }
+        let is_closing_early = self.closing.is_some() && !self.waiting.is_empty();
+        if self.overlay.taken() < self.checkpoint_from || is_closing_early {
             return;
-        };
+        }
+        if !self.map.is_settled() {
+            self.is_quiet = true;
+            return;
+        }
+        let Some(next) = self.log.next_block() else { return };
         let Some(inode) = self.inodes.pop_front() else { return };
         if let Some(seal) = self.log.close_block(&mut self.map) {
             self.send(seal);
         }
         let identity = self.identity;
         let inode_ref = INodeRef { volume: identity.volume, inode };
-        let prepared = self.stored.prepare(&mut self.map, inode_ref, identity.epoch);
+        self.map.written.log += self.log.written() - self.checkpointed;
+        let prepared = self.map.prepare(inode_ref, identity.epoch);
         let block_size = u64::from(identity.block_size);
         let head = Head {
+            volume: identity.volume,
             inode,
             blocks: (prepared.stream.len() as u64).div_ceil(block_size),
             epoch: identity.epoch,
             position: LogPosition { inode: identity.inode, block: next, offset: 0 },
         };
+        self.reclaimer.bury(&prepared.dead, identity.block_size);
         self.checkpoint = Some(Checkpoint {
             prepared: Some(prepared),
             head,
             replies: std::mem::take(&mut self.checkpoint_wanted),
+            snapshots: self.asks.take_wanted(),
         });
         self.checkpointed = self.log.written();
         self.uncovered = false;
         self.checkpoint_due = false;
+        self.ticks = 0;
     }
 
     /// Stores the checkpoint once every block that its map points into is sealed: recovery never
@@ -142,23 +173,62 @@ impl Writer {
         }
         let Some(prepared) = checkpoint.prepared.take() else { return };
         let (context, head) = (self.context.clone(), checkpoint.head.clone());
+        let commands = asks::commands(&checkpoint.snapshots, &self.identity);
         self.push_event(async move {
             let stream = Bytes::from(prepared.stream);
-            Event::Stored(context.store(prepared.inode, stream, head).await)
+            let stored = context.store(prepared.inode, stream, head).await;
+            Event::Stored(match stored {
+                Ok(()) => Ok(context.snapshots(commands).await),
+                Err(error) => Err(error),
+            })
         });
     }
 
-    pub(super) fn stored(&mut self, result: Result<(), Error>) {
-        if let Err(error) = result {
-            return self.fail(error);
-        }
+    pub(super) fn stored(&mut self, result: Result<Vec<Result<SnapshotId, Error>>, Error>) {
+        let taken = match result {
+            Ok(taken) => taken,
+            Err(error) => return self.fail(error),
+        };
         if let Some(checkpoint) = self.checkpoint.take() {
             self.head = checkpoint.head;
+            self.is_crammed = false;
             for reply in checkpoint.replies {
                 // Whoever asked may have gone away.
                 let _ = reply.send(Ok(()));
             }
+            for (wanted, result) in checkpoint.snapshots.into_iter().zip(taken) {
+                if let Ok(id) = result {
+                    self.reclaimer.pin(id, &self.head);
+                }
+                self.snapshot_taken(wanted, result);
+            }
+            self.reclaimer.committed();
+            self.note_checkpoint();
+            self.renew_inodes();
         }
+    }
+
+    /// Has what is left of INodes that are mostly garbage stored anew with the next checkpoint.
+    fn renew_inodes(&mut self) {
+        let sparse = self.map.index().sparse_inodes();
+        if !sparse.is_empty() && self.map.want_nodes() {
+            self.map.want_anew(&sparse);
+        }
+    }
+
+    /// What becomes due with time alone.
+    pub(super) fn tick(&mut self) {
+        self.ticks += 1;
+        if self.ticks >= CHECKPOINT_TICKS || (self.map.table.has_dead() && self.ticks >= DEAD_TICKS)
+        {
+            self.checkpoint_due = true;
+        }
+        self.reclaimer.tick();
+        self.collector.tick();
+    }
+
+    pub(super) fn close(&mut self, reply: Reply<()>) {
+        self.closing = Some(reply);
     }
 
     /// Whom to tell that the volume is closed, once nothing is left to do.
@@ -171,6 +241,8 @@ impl Writer {
                 && !self.window_asked
                 && self.checkpoint.is_none()
                 && !self.uncovered
+                && !self.collector.is_busy()
+                && !self.reclaimer.is_freeing()
                 && self.log.open_blocks() == 0
                 && self.checkpointed == self.log.written());
         if idle { self.closing.take() } else { None }

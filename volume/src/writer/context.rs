@@ -1,25 +1,28 @@
 //! What the writer does with the pool and the metadata service in the background, retried until it
 //! succeeds or another opener has the volume.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use torus_blockstore::{
     BlockIndex, BlockKind, BlockPool, BlockRef, CutOff, INodeIndex, INodeRef, PeerId, Placement,
-    Seal,
+    PoolError, Seal,
 };
 use torus_metadata::{
     Answer, Command, Error as MetadataError, Head, LogPosition, MetadataService, Outcome, Query,
-    Refusal, RingVersion, Volume, Window,
+    Refusal, RingVersion, SnapshotId, Volume, Window,
 };
 
 use crate::Error;
+use crate::checkpoint::{LoadError, Loader, ObjectRef, inode_block};
 use crate::log::{Allotment, BlockContent, Identity};
 
 /// Between attempts while peers or the metadata service do not answer.
 const RETRY: Duration = Duration::from_millis(200);
+/// How often a part of the map that nobody has is looked for again: for ten seconds.
+const MISSES: u32 = 50;
 
 /// The pool and the metadata, as one opener of a volume uses them.
 #[derive(Clone)]
@@ -29,6 +32,8 @@ pub(crate) struct Context {
     pub(crate) identity: Identity,
     /// Blocks that one window permits.
     pub(crate) window_blocks: u64,
+    /// How many peers are to hold each block, where that is not for the ring to say.
+    pub(crate) copies: Option<u32>,
 }
 
 /// A window that is wanted.
@@ -44,7 +49,7 @@ pub(crate) struct WindowPlan {
 impl Context {
     /// The fewest copies with which the volume goes on: two of three, one of two.
     pub(crate) fn min_replicas(&self) -> usize {
-        (self.pool.replication() as usize).div_ceil(2)
+        (self.copies.unwrap_or_else(|| self.pool.replication()) as usize).div_ceil(2)
     }
 
     /// Commits a window on peers that answer.
@@ -76,7 +81,7 @@ impl Context {
 
     /// Stores an INode's stream on full sets of peers, then moves the head to it.
     pub(crate) async fn store(
-        self,
+        &self,
         inode: INodeRef,
         stream: Bytes,
         head: Head,
@@ -85,17 +90,72 @@ impl Context {
         for index in 0..stream.len().div_ceil(block_size) {
             let start = index * block_size;
             let data = stream.slice(start..stream.len().min(start + block_size));
-            let block = BlockRef {
-                volume: inode.volume,
-                kind: BlockKind::INode,
-                inode: inode.inode,
-                index: BlockIndex(index as u64),
-            };
+            let block = inode_block(inode, BlockIndex(index as u64));
             let seal = Seal::of(&data);
             let content = BlockContent { block, peers: Vec::new(), seal, data: vec![data] };
             self.keep_block(&content, &mut BTreeSet::new()).await?;
         }
         self.commit_head(head).await
+    }
+
+    /// Reads an object of a checkpoint: waits for peers that do not answer, and looks again for what
+    /// may be on its way between two.
+    pub(crate) async fn load(&self, place: ObjectRef) -> Result<Bytes, LoadError> {
+        let loader = Loader { pool: Arc::clone(&self.pool) };
+        let mut missed = 0;
+        loop {
+            let error = match loader.object(place).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => error,
+            };
+            let is_away = matches!(
+                &error,
+                LoadError::Read {
+                    source: PoolError::Unavailable { .. } | PoolError::Silent { .. },
+                    ..
+                }
+            );
+            missed += u32::from(!is_away);
+            if missed > MISSES {
+                return Err(error);
+            }
+            tracing::warn!(volume = %self.identity.volume, %error, "a part of the map is waited for");
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// The volume's own blocks that a checkpoint needs, with their lengths.
+    pub(crate) async fn blocks(&self, head: &Head) -> Result<BTreeMap<BlockRef, u64>, LoadError> {
+        Loader { pool: Arc::clone(&self.pool) }.blocks(head, self.identity.volume).await
+    }
+
+    /// Takes snapshots of the head, one after another.
+    pub(crate) async fn snapshots(&self, commands: Vec<Command>) -> Vec<Result<SnapshotId, Error>> {
+        let mut taken = Vec::new();
+        for command in commands {
+            taken.push(match self.execute(command).await {
+                Ok(Outcome::Snapshot(id)) => Ok(id),
+                Ok(other) => unreachable!("CommitSnapshot answered {other:?}"),
+                Err(error) => Err(error),
+            });
+        }
+        taken
+    }
+
+    /// Puts a command through whose outcome says nothing more.
+    pub(crate) async fn tell(&self, command: Command) -> Result<(), Error> {
+        self.execute(command).await.map(|_| ())
+    }
+
+    /// Deletes blocks on all peers; those that did not do it. Also where only one holds a block: a
+    /// copy of it may be on its way to another.
+    pub(crate) async fn free(&self, blocks: Vec<BlockRef>) -> Result<Vec<PeerId>, Error> {
+        let peers = self.pool.all_peers().await.unwrap_or_default();
+        match self.pool.delete(peers, blocks, self.identity.epoch).await {
+            Ok(()) => Ok(Vec::new()),
+            Err(CutOff::Lost { failed }) => Ok(failed),
+            Err(CutOff::Fenced { newest }) => Err(Error::TakenOver { newest }),
+        }
     }
 
     /// Reserves INode indexes for generations and checkpoints.
@@ -121,12 +181,17 @@ impl Context {
     }
 
     /// Closes in order: the head moves behind all windows, so that the next opener has nothing to
-    /// recover, and the lock is freed.
-    pub(crate) async fn release(&self, head: &Head, window_end: BlockIndex) -> Result<(), Error> {
+    /// recover, and the lock is freed. `is_clean`: nothing is left to reclaim.
+    pub(crate) async fn release(
+        &self,
+        head: &Head,
+        window_end: BlockIndex,
+        is_clean: bool,
+    ) -> Result<(), Error> {
         let Identity { volume, inode, epoch, .. } = self.identity;
         let position = LogPosition { inode, block: window_end, offset: 0 };
         self.commit_head(Head { position, epoch, ..head.clone() }).await?;
-        self.execute(Command::UnlockVolume { volume, epoch }).await.map(|_| ())
+        self.tell(Command::UnlockVolume { volume, epoch, is_clean }).await
     }
 
     /// The volume as the metadata has it.
@@ -150,6 +215,7 @@ impl Context {
         loop {
             match self.pool.place_now().await {
                 Ok(mut placement) => {
+                    placement.copies = self.copies;
                     placement.excluded.extend(avoid.iter().copied());
                     placement.excluded.sort_unstable();
                     placement.excluded.dedup();

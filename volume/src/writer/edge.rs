@@ -57,11 +57,19 @@ impl Writer {
             self.accept(0, Bytes::new(), write.fua, write.reply);
             return;
         }
-        let edges: Vec<(u64, Vec<Piece>)> =
-            write.edges().into_iter().map(|page| (page, self.pieces(page, 1))).collect();
-        let pool = self.context.pool.clone();
         self.reading_edges = true;
+        let edges = write.edges();
+        // All are looked at, so that what is not there is read at once.
+        let away = edges.iter().filter(|page| !self.map.ready(**page, 1)).count();
+        if away > 0 {
+            self.edge_waiting = Some(write);
+            return;
+        }
+        let edges: Vec<(u64, Vec<Piece>)> =
+            edges.into_iter().map(|page| (page, self.pieces(page, 1))).collect();
+        let (pool, reader) = (self.context.pool.clone(), self.reclaimer.reader());
         self.push_event(async move {
+            let _until_read = reader;
             let mut pages = BTreeMap::new();
             for (page, pieces) in edges {
                 match read::fetch(&pool, pieces).await {

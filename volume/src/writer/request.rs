@@ -1,14 +1,23 @@
 //! What clients ask of an open volume.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
+use torus_metadata::SnapshotId;
 
 use super::edge::Unaligned;
 use super::{Event, Reply, Waiter, Writer};
 use crate::Error;
-use crate::overlay::Page;
+use crate::map::Map;
+use crate::overlay::{Overlay, Page};
 use crate::read::{self, Piece};
 use crate::record::PAGE;
+use crate::snapshot::{Stored, pages_of, stored_runs};
+
+/// For so long what was said of the peers' space is believed.
+const SPACE_AGE: Duration = Duration::from_millis(20);
 
 /// Something asked of the volume. Ranges have been checked against its size.
 pub(crate) enum Request {
@@ -37,10 +46,31 @@ pub(crate) enum Request {
     Mapped {
         page: u64,
         count: u32,
-        reply: oneshot::Sender<Vec<(u32, bool)>>,
+        reply: Reply<Vec<(u32, bool)>>,
+    },
+    /// Where runs of pages are stored: page counts.
+    Places {
+        page: u64,
+        count: u32,
+        reply: Reply<Vec<(u32, Option<Stored>)>>,
     },
     Info {
         reply: oneshot::Sender<Info>,
+    },
+    /// Takes a snapshot of all that was accepted so far.
+    Snapshot {
+        name: String,
+        created_ms: u64,
+        reply: Reply<SnapshotId>,
+    },
+    Resize {
+        size: u64,
+        discard: bool,
+        reply: Reply<()>,
+    },
+    /// Copies what is still in the parent's blocks.
+    Flatten {
+        reply: Reply<()>,
     },
     /// Moves the head up to everything written so far.
     Checkpoint {
@@ -56,10 +86,49 @@ pub(crate) enum Request {
 pub struct Info {
     /// Bytes that are mapped.
     pub mapped: u64,
-    /// Blocks of its log.
+    /// Blocks that the map points into.
     pub blocks: u64,
     /// Bytes of log behind the last checkpoint.
     pub log: u64,
+    /// Bytes of the own blocks, garbage included.
+    pub stored: u64,
+    /// What the map takes of memory, in bytes.
+    pub map_memory: u64,
+}
+
+impl Info {
+    /// With so many bytes of log behind the last checkpoint.
+    pub(crate) fn of(map: &Map, log: u64) -> Self {
+        let totals = map.table.totals();
+        Self {
+            mapped: map.mapped_pages() * u64::from(PAGE),
+            blocks: totals.own_blocks + totals.foreign_blocks,
+            log,
+            stored: totals.own_bytes,
+            map_memory: map.memory() as u64,
+        }
+    }
+}
+
+impl Request {
+    /// Tells whoever asked that it cannot be done.
+    pub(crate) fn refuse(self, error: &Error) {
+        // Whoever asked may have gone away.
+        match self {
+            Self::Read { reply, .. } => drop(reply.send(Err(error.clone()))),
+            Self::Mapped { reply, .. } => drop(reply.send(Err(error.clone()))),
+            Self::Places { reply, .. } => drop(reply.send(Err(error.clone()))),
+            Self::Snapshot { reply, .. } => drop(reply.send(Err(error.clone()))),
+            Self::Info { .. } => {}
+            Self::Write { reply, .. }
+            | Self::Zero { reply, .. }
+            | Self::Flush { reply }
+            | Self::Resize { reply, .. }
+            | Self::Flatten { reply }
+            | Self::Checkpoint { reply }
+            | Self::Close { reply } => drop(reply.send(Err(error.clone()))),
+        }
+    }
 }
 
 impl Writer {
@@ -71,24 +140,34 @@ impl Writer {
                 let operations = self.overlay.queued();
                 self.wait_durable(operations, reply);
             }
-            Request::Mapped { page, count, reply } => {
-                // Whoever asked may have gone away; so too below.
-                let _ = reply.send(self.mapped(page, count));
+            Request::Mapped { page, count, .. } | Request::Places { page, count, .. } => {
+                match self.is_ready(page, count) {
+                    Ok(true) => self.tell_of_map(request),
+                    Ok(false) => self.park(request),
+                    Err(error) => request.refuse(&error),
+                }
             }
             Request::Info { reply } => {
-                let _ = reply.send(Info {
-                    mapped: self.map.mapped_pages() * u64::from(PAGE),
-                    blocks: self.map.table.block_count(),
-                    log: self.log.written() - self.checkpointed,
-                });
+                // Whoever asked may have gone away; so too below.
+                let _ = reply.send(Info::of(&self.map, self.log.written() - self.checkpointed));
             }
+            Request::Snapshot { name, created_ms, reply } => {
+                self.snapshot(name, created_ms, reply);
+            }
+            Request::Resize { size, discard, reply } => {
+                self.begin_resize(size, discard, super::resize::Asker::Handle(reply));
+            }
+            Request::Flatten { reply } => self.flatten(reply),
             Request::Checkpoint { reply } => match &self.failed {
                 Some(error) => {
                     let _ = reply.send(Err(error.clone()));
                 }
-                None => self.checkpoint_wanted.push(reply),
+                None => {
+                    self.want_all();
+                    self.checkpoint_wanted.push(reply);
+                }
             },
-            Request::Close { reply } => self.closing = Some(reply),
+            Request::Close { reply } => self.close(reply),
         }
     }
 
@@ -111,23 +190,29 @@ impl Writer {
 
     fn may_admit_waiting(&self) -> bool {
         let buffered = self.overlay.bytes() + self.log.unacknowledged();
-        self.failed.is_some() || (!self.reading_edges && buffered < self.options.buffer_bytes)
+        let is_open = !self.reading_edges && !self.asks.stands_still();
+        self.failed.is_some() || (is_open && buffered < self.options.buffer_bytes)
     }
 
     fn carry_out(&mut self, request: Request) {
+        let page_size = u64::from(PAGE);
         match request {
             Request::Write { offset, data, fua, reply } => {
-                if let Some(error) = &self.failed {
-                    let _ = reply.send(Err(error.clone()));
-                } else if offset % u64::from(PAGE) == 0 && data.len() % PAGE as usize == 0 {
-                    self.accept(offset / u64::from(PAGE), data, fua, reply);
+                let end = offset + data.len() as u64;
+                if let Some(error) = self.no_write(end) {
+                    let _ = reply.send(Err(error));
+                } else if self.is_full() {
+                    let _ = reply.send(Err(Error::NoSpace));
+                } else if offset % page_size == 0 && data.len() % PAGE as usize == 0 {
+                    self.accept(offset / page_size, data, fua, reply);
                 } else {
                     self.write_unaligned(Unaligned { offset, data, fua, reply });
                 }
             }
             Request::Zero { page, count, fua, reply } => {
-                if let Some(error) = &self.failed {
-                    let _ = reply.send(Err(error.clone()));
+                // Never refused for want of space: it is how space comes back.
+                if let Some(error) = self.no_write((page + u64::from(count)) * page_size) {
+                    let _ = reply.send(Err(error));
                 } else {
                     self.overlay.zero(page, count);
                     self.accepted(fua, reply);
@@ -137,9 +222,36 @@ impl Writer {
         }
     }
 
+    /// Whether the peers have no room for anything new, as of the last few milliseconds.
+    pub(super) fn is_full(&mut self) -> bool {
+        if self.asked_for_space.is_none_or(|asked| asked.elapsed() >= SPACE_AGE) {
+            self.asked_for_space = Some(Instant::now());
+            let was_full = std::mem::replace(&mut self.was_full, self.context.pool.is_full());
+            if self.was_full != was_full {
+                let state = if was_full { "has room again" } else { "is full: writes are refused" };
+                tracing::warn!(volume = %self.identity.volume, "the cluster {state}");
+                self.collector.map_changed();
+            }
+        }
+        self.was_full
+    }
+
+    /// Why nothing can be written up to byte `end`. The volume may have shrunk since the request
+    /// was made.
+    fn no_write(&self, end: u64) -> Option<Error> {
+        let size = self.size.get();
+        let behind = (end > size.next_multiple_of(PAGE.into())).then_some(Error::OutOfRange {
+            offset: end,
+            end,
+            size,
+        });
+        self.failed.clone().or(behind)
+    }
+
     /// Takes whole pages; acknowledged at once, or when durable.
     pub(super) fn accept(&mut self, page: u64, data: Bytes, fua: bool, reply: Reply<()>) {
         if !data.is_empty() {
+            self.map.written.client += data.len() as u64;
             self.overlay.write(page, data);
         }
         self.accepted(fua, reply);
@@ -154,7 +266,7 @@ impl Writer {
         }
     }
 
-    fn wait_durable(&mut self, operations: u64, reply: Reply<()>) {
+    pub(super) fn wait_durable(&mut self, operations: u64, reply: Reply<()>) {
         match &self.failed {
             Some(error) => {
                 let _ = reply.send(Err(error.clone()));
@@ -164,23 +276,26 @@ impl Writer {
     }
 
     fn read(&mut self, offset: u64, length: u32, reply: Reply<Vec<Bytes>>) {
-        if let Some(error @ Error::TakenOver { .. }) = &self.failed {
-            // Another opener may have written meanwhile: what this one knows is stale.
-            let _ = reply.send(Err(error.clone()));
-            return;
+        let (page, count) = pages_of(offset, length);
+        match self.is_ready(page, count) {
+            Ok(true) => {}
+            Ok(false) => return self.park(Request::Read { offset, length, reply }),
+            Err(error) => {
+                let _ = reply.send(Err(error));
+                return;
+            }
         }
-        let page = offset / u64::from(PAGE);
-        let end = (offset + u64::from(length)).div_ceil(u64::from(PAGE));
-        let pieces = self.pieces(page, (end - page) as u32);
+        let pieces = self.pieces(page, count);
         let skip = (offset % u64::from(PAGE)) as usize;
         if pieces.iter().all(Piece::is_here) {
             let whole = pieces.into_iter().map(Piece::here);
             let _ = reply.send(Ok(read::cut_to(whole.collect(), skip, length as usize)));
             return;
         }
-        let pool = self.context.pool.clone();
+        let (pool, reader) = (self.context.pool.clone(), self.reclaimer.reader());
         tokio::spawn(async move {
             let whole = read::fetch(&pool, pieces).await;
+            drop(reader);
             let _ = reply.send(whole.map(|whole| read::cut_to(whole, skip, length as usize)));
         });
     }
@@ -215,17 +330,10 @@ impl Writer {
     fn stored_pieces(&self, runs: &mut Vec<(u64, u32)>, pieces: &mut Vec<Piece>) {
         for (page, count) in runs.drain(..) {
             self.map.lookup(page, count, |run| {
-                let Some(location) = run.location else {
+                let Some(stored) = read::StoredRun::of(&self.map, &run) else {
                     pieces.push(Piece::zeroes(run.count));
                     return;
                 };
-                let Some(entry) = self.map.table.get(location.block) else {
-                    unreachable!(
-                        "the map points at block {}, which is not in the table",
-                        location.block
-                    )
-                };
-                let stored = read::StoredRun::new(self.identity.volume, entry, location, run.count);
                 match stored.in_log(&self.log) {
                     Some(here) => pieces.extend(here.into_iter().map(Piece::Here)),
                     None => pieces.push(Piece::Stored(stored)),
@@ -234,23 +342,17 @@ impl Writer {
         }
     }
 
-    fn mapped(&self, page: u64, count: u32) -> Vec<(u32, bool)> {
-        let mut runs: Vec<(u32, bool)> = Vec::new();
-        let mut add = |count: u32, mapped: bool| match runs.last_mut() {
-            Some((pages, last)) if *last == mapped => *pages += count,
-            _ => runs.push((count, mapped)),
-        };
-        self.map.lookup(page, count, |run| {
-            if self.overlay.is_empty() {
-                add(run.count, run.location.is_some());
-                return;
+    /// Answers what only needs the map, which has come.
+    fn tell_of_map(&self, request: Request) {
+        match request {
+            Request::Mapped { page, count, reply } => {
+                let _ = reply.send(Ok(mapped_runs(&self.map, page, count, &self.overlay)));
             }
-            for page in run.page..run.page + u64::from(run.count) {
-                let pending = self.overlay.page(page).map(|content| content != Page::Zero);
-                add(1, pending.unwrap_or(run.location.is_some()));
+            Request::Places { page, count, reply } => {
+                let _ = reply.send(Ok(stored_runs(&self.map, page, count)));
             }
-        });
-        runs
+            _ => {}
+        }
     }
 
     pub(super) fn push_event(
@@ -259,4 +361,24 @@ impl Writer {
     ) {
         self.events.push(Box::pin(event));
     }
+}
+
+/// Which runs of pages hold something.
+pub(crate) fn mapped_runs(map: &Map, page: u64, count: u32, overlay: &Overlay) -> Vec<(u32, bool)> {
+    let mut runs: Vec<(u32, bool)> = Vec::new();
+    let mut add = |count: u32, mapped: bool| match runs.last_mut() {
+        Some((pages, last)) if *last == mapped => *pages += count,
+        _ => runs.push((count, mapped)),
+    };
+    map.lookup(page, count, |run| {
+        if overlay.is_empty() {
+            add(run.count, run.location.is_some());
+            return;
+        }
+        for page in run.page..run.page + u64::from(run.count) {
+            let pending = overlay.page(page).map(|content| content != Page::Zero);
+            add(1, pending.unwrap_or(run.location.is_some()));
+        }
+    });
+    runs
 }

@@ -29,7 +29,7 @@ fn the_seeds_commands_are_understood() {
     check(
         "volume create-block myVolume 10GiB",
         expect![[
-            r#"Volume(CreateBlock(NewVolume { name: "myVolume", size: Bytes(10737418240) }))"#
+            r#"Volume(CreateBlock(NewVolume { name: "myVolume", size: Bytes(10737418240), layers: Layers { block_spec: None, replication: None } }))"#
         ]],
     );
 }
@@ -90,14 +90,145 @@ fn every_command_is_understood() {
     );
     check(
         "block create disk 1TiB",
-        expect![[r#"Block(Create(NewVolume { name: "disk", size: Bytes(1099511627776) }))"#]],
+        expect![[
+            r#"Block(Create(NewVolume { name: "disk", size: Bytes(1099511627776), layers: Layers { block_spec: None, replication: None } }))"#
+        ]],
     );
     check("volume list", expect!["Volume(List)"]);
     check("volume info disk", expect![[r#"Volume(Info { name: "disk" })"#]]);
-    check("volume delete disk", expect![[r#"Volume(Delete { name: "disk" })"#]]);
+    check("volume delete disk", expect![[r#"Volume(Delete { name: "disk", force: false })"#]]);
     check("status", expect!["Status"]);
     check("version", expect!["Version"]);
     check("completion bash", expect!["Completion { shell: Bash }"]);
+}
+
+#[test]
+fn commands_on_volumes_are_understood() {
+    check(
+        "volume create-block disk 1GiB --replication 3 --block-spec crc",
+        expect![[
+            r#"Volume(CreateBlock(NewVolume { name: "disk", size: Bytes(1073741824), layers: Layers { block_spec: Some(BlockSpec([BlockLayer { kind: Crc, copies: None }, BlockLayer { kind: Base, copies: None }])), replication: Some(3) } }))"#
+        ]],
+    );
+    check(
+        "volume delete disk --force",
+        expect![[r#"Volume(Delete { name: "disk", force: true })"#]],
+    );
+    check("volume rename disk old", expect![[r#"Volume(Rename { name: "disk", to: "old" })"#]]);
+    check(
+        "volume resize disk 20GiB --discard --timeout 5",
+        expect![[
+            r#"Volume(Resize { name: "disk", size: Bytes(21474836480), discard: true, limit: AskLimit { timeout: 5s } })"#
+        ]],
+    );
+    check(
+        "volume clone disk@mon copy",
+        expect![[
+            r#"Volume(Clone { source: Snapshot(SnapshotName { volume: "disk", snapshot: "mon" }), name: "copy" })"#
+        ]],
+    );
+    check(
+        "volume clone disk copy",
+        expect![[r#"Volume(Clone { source: Volume("disk"), name: "copy" })"#]],
+    );
+    check("volume flatten copy", expect![[r#"Volume(Flatten { name: "copy" })"#]]);
+    check(
+        "volume import disk.img disk --size 1GiB",
+        expect![[
+            r#"Volume(Import(Import { file: "disk.img", name: "disk", size: Some(Bytes(1073741824)), layers: Layers { block_spec: None, replication: None }, force: false }))"#
+        ]],
+    );
+    check(
+        "volume import - disk --replication 2 --force",
+        expect![[
+            r#"Volume(Import(Import { file: "-", name: "disk", size: None, layers: Layers { block_spec: None, replication: Some(2) }, force: true }))"#
+        ]],
+    );
+    check(
+        "volume export disk@mon disk.img --format raw --force",
+        expect![[
+            r#"Volume(Export(Export { source: Snapshot(SnapshotName { volume: "disk", snapshot: "mon" }), file: "disk.img", format: Some(Raw), since: None, force: true }))"#
+        ]],
+    );
+    check(
+        "volume export disk@tue - --since mon",
+        expect![[
+            r#"Volume(Export(Export { source: Snapshot(SnapshotName { volume: "disk", snapshot: "tue" }), file: "-", format: None, since: Some("mon"), force: false }))"#
+        ]],
+    );
+}
+
+#[test]
+fn snapshots_are_understood_in_three_places() {
+    for place in ["", "volume ", "block "] {
+        let line = |words: &str| parse(&format!("{place}snapshot {words}")).map(|_| ());
+        for words in [
+            "create disk@mon",
+            "create disk@mon log@mon --timeout 5",
+            "list disk",
+            "delete disk@mon --force",
+            "restore disk@mon",
+        ] {
+            assert_eq!(line(words), Ok(()), "{words}");
+        }
+    }
+    check(
+        "snapshot create disk@mon log@mon",
+        expect![[
+            r#"Snapshot(Create { names: [SnapshotName { volume: "disk", snapshot: "mon" }, SnapshotName { volume: "log", snapshot: "mon" }], limit: AskLimit { timeout: 30s } })"#
+        ]],
+    );
+    check(
+        "block snapshot delete disk@mon",
+        expect![[
+            r#"Block(Snapshot(Delete { name: SnapshotName { volume: "disk", snapshot: "mon" }, force: false }))"#
+        ]],
+    );
+}
+
+#[test]
+fn bad_snapshots_are_named() {
+    check(
+        "snapshot create disk",
+        expect![[
+            r#"error: invalid value 'disk' for '<VOLUME@SNAPSHOT>...': "disk" names no snapshot; write VOLUME@SNAPSHOT"#
+        ]],
+    );
+    check("snapshot create", expect!["error: the following required arguments were not provided:"]);
+    check(
+        "snapshot delete disk@",
+        expect![[
+            r#"error: invalid value 'disk@' for '<VOLUME@SNAPSHOT>': "disk@" names no snapshot; write VOLUME@SNAPSHOT"#
+        ]],
+    );
+    check(
+        "snapshot restore @mon",
+        expect![[
+            r#"error: invalid value '@mon' for '<VOLUME@SNAPSHOT>': "@mon" names no volume; write VOLUME@SNAPSHOT"#
+        ]],
+    );
+    check(
+        "snapshot create a@b@c",
+        expect![[
+            r#"error: invalid value 'a@b@c' for '<VOLUME@SNAPSHOT>...': "a@b@c" has more than one @; write VOLUME@SNAPSHOT"#
+        ]],
+    );
+    check(
+        "snapshot create a@b --timeout 0",
+        expect![
+            "error: invalid value '0' for '--timeout <SECONDS>': write a number of seconds from 1 to 86400"
+        ],
+    );
+    check(
+        "volume export disk@ -",
+        expect![[
+            r#"error: invalid value 'disk@' for '<VOLUME[@SNAPSHOT]>': "disk@" names no snapshot; write VOLUME@SNAPSHOT"#
+        ]],
+    );
+    check(
+        "volume export disk@mon - --format gzip",
+        expect!["error: invalid value 'gzip' for '--format <FORMAT>'"],
+    );
 }
 
 #[test]

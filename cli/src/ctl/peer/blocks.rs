@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use torus_blockstore::{BlockKind, BlockRef, BlockState, PeerId};
 use torus_distributor::{Peers, Placer, Request, Response};
-use torus_metadata::Error;
+use torus_metadata::{Error, Volume};
 
 use super::Known;
 use crate::ctl::arguments::PeerName;
 use crate::ctl::cluster::{Cluster, data_path};
 use crate::ctl::report::{Report, count, table};
+use crate::ctl::ring::copies;
 use crate::failure::{Failure, chain};
 
 /// Blocks that are asked for at once; a peer gives no more than it likes.
@@ -44,17 +45,32 @@ pub(super) async fn run(
             }
         }
     }
-    let placer = with_places.then(|| Placer::new(&known.ring));
-    Ok(report(peer.id, &blocks, placer.as_ref()))
+    let places = match with_places {
+        true => {
+            Some(Places { placer: Placer::new(&known.ring), volumes: cluster.volumes().await? })
+        }
+        false => None,
+    };
+    Ok(report(peer.id, &blocks, places.as_ref()))
 }
 
-fn report(peer: PeerId, blocks: &Held, placer: Option<&Placer>) -> Report {
+/// Where blocks belong.
+struct Places {
+    placer: Placer,
+    volumes: Vec<Volume>,
+}
+
+impl Places {
+    fn of(&self, block: &BlockRef) -> Vec<String> {
+        let copies = copies(&self.volumes, block.volume);
+        let places = self.placer.places(block, &BTreeSet::new(), copies);
+        places.iter().map(PeerId::to_string).collect()
+    }
+}
+
+fn report(peer: PeerId, blocks: &Held, places: Option<&Places>) -> Report {
     let mut heading = vec![">VOLUME", "KIND", ">INODE", ">INDEX", "STATE", ">LENGTH"];
-    heading.extend(placer.map(|_| "PLACES"));
-    let places = |block| {
-        let places = placer?.places(block, &BTreeSet::new());
-        Some(places.iter().map(PeerId::to_string).collect::<Vec<_>>())
-    };
+    heading.extend(places.map(|_| "PLACES"));
     let mut rows = Vec::new();
     let mut facts = Vec::new();
     for (block, state) in blocks {
@@ -83,7 +99,7 @@ fn report(peer: PeerId, blocks: &Held, placer: Option<&Placer>) -> Report {
             "state": state,
             "length": length,
         });
-        if let Some(places) = places(block) {
+        if let Some(places) = places.map(|places| places.of(block)) {
             row.push(places.join(" "));
             fact["places"] = places.into();
         }
@@ -133,8 +149,8 @@ mod tests {
     #[test]
     fn programs_get_the_places_if_they_like() {
         let held = example();
-        let placer = Placer::new(&ring(&[1]));
-        let report = report(peer(1).id, &held[1..2].to_vec(), Some(&placer));
+        let places = Places { placer: Placer::new(&ring(&[1])), volumes: vec![] };
+        let report = report(peer(1).id, &held[1..2].to_vec(), Some(&places));
         expect![[r#"
             {
               "blocks": [

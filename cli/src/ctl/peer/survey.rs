@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use serde::Serialize;
-use torus_distributor::PeerError;
+use torus_blockstore::Geometry;
+use torus_distributor::{PeerError, reserve_blocks};
 use torus_metadata::{GlobalMetadata, Peer, Ring};
 
 use crate::ctl::cluster::Statuses;
@@ -36,6 +37,8 @@ pub(in crate::ctl) struct Row {
     /// Bytes.
     pub(in crate::ctl) size: Option<u64>,
     pub(in crate::ctl) used: Option<u64>,
+    /// Of its size, what is kept for checkpoints and garbage collection.
+    pub(in crate::ctl) reserve: Option<u64>,
     /// The ring names it.
     pub(in crate::ctl) member: bool,
     /// `up`, `down`, `slow`, `missing` (not registered) or what it answers.
@@ -84,6 +87,11 @@ pub(in crate::ctl) fn survey(
                 zone: peer.zone.clone(),
                 size: Some(capacity.saturating_mul(block_size)),
                 used: said.map(|status| status.used_blocks.saturating_mul(block_size)),
+                reserve: said.map(|_| {
+                    let geometry =
+                        Geometry { block_size: global.block_size, capacity_blocks: capacity };
+                    reserve_blocks(geometry).saturating_mul(block_size)
+                }),
                 member: members.contains(&peer.id),
                 state: match &status {
                     Ok(_) => "up".to_owned(),
@@ -112,6 +120,7 @@ fn missing(uuid: String) -> Row {
         zone: String::new(),
         size: None,
         used: None,
+        reserve: None,
         member: true,
         state: "missing".to_owned(),
         ring: None,
@@ -256,6 +265,7 @@ pub(in crate::ctl) mod tests {
                   "bytes_moved": 0,
                   "bytes_per_second": 0,
                   "member": true,
+                  "reserve": 1073741824,
                   "ring": 2,
                   "size": 21474836480,
                   "state": "up",

@@ -1,16 +1,20 @@
 //! One line for each thing that is wrong, with what to do about it. Pure.
 
-use torus_metadata::RingKind;
+use torus_metadata::{RingKind, Volume};
 
 use super::Store;
+use crate::ctl::import::is_temporary;
 use crate::ctl::member::Group;
+use crate::ctl::peer::Row;
 use crate::ctl::report::{count, percent};
 use crate::size::Bytes;
 
 /// Log entries that a member may be behind while all is well.
 const LAG_MAX: u64 = 1000;
 /// Percent of a store that may be used before somebody should think of more.
-const USED_MAX: f64 = 85.0;
+const USED_MUCH: f64 = 80.0;
+/// Percent of a store that may be used before somebody should do something now.
+const USED_MAX: f64 = 90.0;
 
 /// On the members of the group.
 pub(super) fn on_group(group: &Group) -> Vec<String> {
@@ -60,14 +64,7 @@ pub(super) fn on_store(store: &Store) -> Vec<String> {
                 row.state, row.uuid
             ));
         } else if row.member {
-            let (used, size) = (row.used.unwrap_or(0), row.size.unwrap_or(0));
-            let share = percent(used, size);
-            if share > USED_MAX {
-                lines.push(format!(
-                    "the store of peer {name} is {share:.0}% full: add peers, or start it with a \
-                     larger --size"
-                ));
-            }
+            lines.extend(on_fill(row));
         } else if row.is_up() && row.used.is_some_and(|used| used > 0) {
             lines.push(format!(
                 "peer {name} is not in the ring and still holds {} of blocks: let it run until they have \
@@ -86,7 +83,42 @@ pub(super) fn on_store(store: &Store) -> Vec<String> {
         }
     }
     lines.extend(on_room(store));
+    lines.extend(on_imports(store));
     lines
+}
+
+/// On a store that is nearly full.
+fn on_fill(row: &Row) -> Option<String> {
+    let (used, size) = (row.used?, row.size?);
+    let (name, share) = (row.name(), percent(used, size));
+    let more = "add peers, start it with a larger --size, or delete volumes and snapshots";
+    if size > 0 && size - used.min(size) <= row.reserve? {
+        Some(format!(
+            "the store of peer {name} is full ({share:.0}%), and writes of volumes that need it are \
+             refused for want of space: {more}"
+        ))
+    } else if share >= USED_MAX {
+        Some(format!(
+            "the store of peer {name} is {share:.0}% full, and writes will soon be refused for want \
+             of space: {more}"
+        ))
+    } else if share >= USED_MUCH {
+        Some(format!("the store of peer {name} is {share:.0}% full: {more}"))
+    } else {
+        None
+    }
+}
+
+/// On volumes that imports have left.
+fn on_imports(store: &Store) -> impl Iterator<Item = String> {
+    let is_left = |volume: &&Volume| volume.lock.is_none() && is_temporary(&volume.name);
+    store.volumes.iter().filter(is_left).map(|volume| {
+        let name = &volume.name;
+        format!(
+            "volume {name} was left by an import that was killed, or is about to get its name: \
+             'torusctl volume delete {name}' if no import is running"
+        )
+    })
 }
 
 /// On volumes that promise more than the ring's peers could hold, those that are down too.

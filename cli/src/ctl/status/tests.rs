@@ -120,3 +120,24 @@ fn programs_get_the_same() {
     let report = report(&example(&[true, true, true]), Ok(&store));
     expect![[r#"{"block_size":524288,"block_spec":"crc,base","cluster":"00000000-0000-0000-0000-000000000007","leader":"127.0.0.1:40000","members":[{"address":"127.0.0.1:40000","id":1,"lag":0,"role":"leader","state":"up"},{"address":"127.0.0.1:40001","id":2,"lag":1,"role":"voter","state":"up"},{"address":"127.0.0.1:40002","id":3,"lag":null,"role":"learner","state":"up"}],"peers":{"count":3,"size":64424509440,"up":3,"used":16106127360},"problems":[],"ring":{"balanced":true,"blocks_to_move":0,"kind":"ketama","peers":3,"replication":2,"version":2},"term":2,"volumes":{"count":2,"in_use":1,"size":21474836480}}"#]].assert_eq(&report.json.to_string());
 }
+
+#[test]
+fn stores_that_fill_up_are_told() {
+    let mut store = store(&[1, 2, 3], &[1, 2, 3]);
+    let (size, name) = (20_u64 << 30, "left.importing-0a1b2c3d");
+    let shares = [79, 80, 90, 96].map(|share| {
+        store.peers.peers[0].used = Some(size / 100 * share);
+        advice::on_store(&store).join("\n")
+    });
+    expect![[r#"
+
+        ---
+
+        ---
+        the store of peer 127.0.0.1:40001 is 90% full: add peers, start it with a larger --size, or delete volumes and snapshots
+        ---
+        the store of peer 127.0.0.1:40001 is full (96%), and writes of volumes that need it are refused for want of space: add peers, start it with a larger --size, or delete volumes and snapshots"#]].assert_eq(&shares.join("\n---\n"));
+    store.peers.peers[0].used = Some(0);
+    store.volumes = vec![volume(1, name, None), volume(2, name, Some("torusctl on host-1"))];
+    expect!["volume left.importing-0a1b2c3d was left by an import that was killed, or is about to get its name: 'torusctl volume delete left.importing-0a1b2c3d' if no import is running"].assert_eq(&advice::on_store(&store).join("\n"));
+}

@@ -5,23 +5,27 @@ use std::time::Duration;
 
 use torus_blockstore::BlockPool;
 use torus_distributor::{Distributor, Follower, Peers, TcpPeers, Volumes};
-use torus_metadata::{Answer, Client, Error as MetadataError, MetadataService, Query};
-use torus_volume::Services;
+use torus_metadata::{
+    Answer, Client, Error as MetadataError, GlobalMetadata, MetadataService, Query,
+};
+use torus_volume::{Groups, Services};
 
 use crate::failure::Failure;
 
 /// How long the first answer may take.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
 
-/// The cluster as this process uses it.
-pub(super) struct Cluster {
-    pub(super) services: Services,
+/// The cluster as a process uses it that opens volumes.
+pub struct Connection {
+    pub services: Services,
+    /// What `init` wrote.
+    pub global: GlobalMetadata,
     _follower: Follower,
 }
 
-impl Cluster {
+impl Connection {
     /// Connects to the cluster that any of the daemons at `addresses` belongs to.
-    pub(super) async fn connect(addresses: Vec<String>) -> Result<Self, Failure> {
+    pub async fn open(addresses: Vec<String>) -> Result<Self, Failure> {
         let tried = addresses.join(",");
         let client = Client::new(addresses);
         let global = match client.with_deadline(FIRST_ANSWER).query(Query::Cluster).await? {
@@ -38,12 +42,13 @@ impl Cluster {
             peers,
             follower.view(),
         ));
-        Ok(Self { services: Services { pool, meta }, _follower: follower })
+        let services = Services { pool, meta, groups: Groups::default() };
+        Ok(Self { services, global, _follower: follower })
     }
 }
 
 /// Who we are, for those who find a volume in use.
-pub(super) fn owner() -> String {
+pub fn owner(program: &str) -> String {
     let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-    format!("torusblk on {}, process {}", host.as_deref().unwrap_or("?"), std::process::id())
+    format!("{program} on {}, process {}", host.as_deref().unwrap_or("?"), std::process::id())
 }

@@ -1,0 +1,97 @@
+//! What a volume takes of the cluster's space, read from its checkpoints: by anybody, also while it
+//! is in use.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use torus_blockstore::BlockRef;
+use torus_metadata::{Head, SnapshotId, Volume};
+
+use crate::Services;
+use crate::checkpoint::{LoadError, Loader};
+use crate::record::PAGE;
+
+/// What a volume takes, in bytes of one copy, as its newest checkpoint says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Pages that hold something.
+    pub mapped: u64,
+    /// Its own sealed blocks.
+    pub stored: u64,
+    /// Of them, what is neither mapped nor needed for it: overwritten pages, and headers.
+    pub garbage: u64,
+    /// Pages that are still in the blocks of a clone's parents.
+    pub in_parents: u64,
+    /// INodes: the map and the block table.
+    pub inodes: u64,
+    /// What clients ever wrote.
+    pub written: u64,
+    /// What was ever written for that: records, copies and INodes.
+    pub amplified: u64,
+}
+
+impl Figures {
+    /// Bytes written for each that clients wrote; `None` before they wrote any.
+    #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
+    pub fn write_amplification(&self) -> Option<f64> {
+        (self.written > 0).then(|| self.amplified as f64 / self.written as f64)
+    }
+}
+
+/// What a snapshot alone takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotFigures {
+    pub id: SnapshotId,
+    /// Bytes that deleting it gives back.
+    pub own: u64,
+}
+
+/// What `volume` takes, as its newest checkpoint says; one without a checkpoint takes nothing.
+///
+/// # Errors
+/// The checkpoint cannot be read.
+pub async fn figures(services: &Services, volume: &Volume) -> Result<Figures, LoadError> {
+    let Some(head) = &volume.head else { return Ok(Figures::default()) };
+    let root = Loader { pool: Arc::clone(&services.pool) }.root(head).await?;
+    let (totals, page) = (root.totals, u64::from(PAGE));
+    let inodes = root.inodes.values().map(|inode| inode.length).sum();
+    if head.volume != volume.id {
+        // A clone's first head: nothing of it is its own.
+        let in_parents = (totals.own_pages + totals.foreign_pages) * page;
+        return Ok(Figures { mapped: in_parents, in_parents, ..Figures::default() });
+    }
+    let own = totals.own_pages * page;
+    Ok(Figures {
+        mapped: own + totals.foreign_pages * page,
+        stored: totals.own_bytes,
+        garbage: totals.own_bytes.saturating_sub(own),
+        in_parents: totals.foreign_pages * page,
+        inodes,
+        written: root.written.client,
+        amplified: root.written.log + root.written.inodes,
+    })
+}
+
+/// What each snapshot of `volume` alone takes. Reads the block tables of all of them.
+///
+/// # Errors
+/// A checkpoint cannot be read.
+pub async fn snapshot_figures(
+    services: &Services,
+    volume: &Volume,
+) -> Result<Vec<SnapshotFigures>, LoadError> {
+    let loader = Loader { pool: Arc::clone(&services.pool) };
+    let mut figures = Vec::new();
+    for snapshot in &volume.snapshots {
+        let mut own = loader.blocks(&snapshot.head, volume.id).await?;
+        let others = volume.snapshots.iter().filter(|other| other.id != snapshot.id);
+        let heads: Vec<&Head> = others.map(|other| &other.head).chain(&volume.head).collect();
+        for head in heads {
+            let needed: BTreeSet<BlockRef> =
+                loader.blocks(head, volume.id).await?.into_keys().collect();
+            own.retain(|block, _| !needed.contains(block));
+        }
+        figures.push(SnapshotFigures { id: snapshot.id, own: own.values().sum() });
+    }
+    Ok(figures)
+}

@@ -1,0 +1,170 @@
+//! Which blocks garbage collection copies forward, and when.
+//!
+//! Pure. A log-structured volume gets its space back by copying what is alive in a block to the end
+//! of its log; the block is dead then, and leaves with the next checkpoint. Victims are chosen by
+//! the benefit and cost of the log-structured file system of Rosenblum and Ousterhout (SOSP '91),
+//! with the logarithm of the age: at 70 % of use and uniform overwrites it copies less than one
+//! page for each that is written, and it leaves alone what was written lately and will die by
+//! itself.
+
+use torus_blockstore::{BlockIndex, INodeIndex};
+use torus_metadata::LogPosition;
+
+use crate::record::PAGE;
+use crate::table::{BlockTable, Entry};
+
+/// Victims that are chosen at once.
+const BATCH: usize = 64;
+
+/// How much garbage may stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pressure {
+    /// Three tenths of what is stored.
+    Normal,
+    /// The peers are nearly full: one tenth.
+    High,
+}
+
+impl Pressure {
+    /// Bytes of garbage that may stay beside so many live ones; `slack` of them in any case, as they
+    /// are not worth the trouble.
+    pub(crate) fn allowed(self, live: u64, slack: u64) -> u64 {
+        match self {
+            Self::Normal => (live / 7 * 3).max(slack),
+            Self::High => live / 9,
+        }
+    }
+}
+
+/// What a look at the whole table found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Survey {
+    /// Bytes of the sealed blocks that no snapshot needs.
+    pub(crate) stored: u64,
+    /// Bytes of them that the map points at.
+    pub(crate) live: u64,
+    /// The blocks to copy forward, best first; none while the garbage is within bounds.
+    pub(crate) victims: Vec<u32>,
+}
+
+/// Looks at every block of the table. Blocks before `pinned` are a snapshot's: to copy them gives
+/// no space back. `end` is where the log ends, from which ages are counted; `allowed` says how many
+/// bytes of garbage may stay beside so many live ones.
+pub(crate) fn survey(
+    table: &BlockTable,
+    pinned: Option<LogPosition>,
+    end: (INodeIndex, BlockIndex),
+    allowed: impl Fn(u64) -> u64,
+) -> Survey {
+    let is_free = |entry: &Entry| {
+        table.is_own(entry)
+            && pinned
+                .is_none_or(|at| (entry.block.inode, entry.block.index) >= (at.inode, at.block))
+    };
+    let mut survey = Survey::default();
+    let mut scored: Vec<(u64, u32)> = Vec::new();
+    for (number, entry) in table.iter().filter(|(_, entry)| is_free(entry)) {
+        // A dead block goes with the next checkpoint, by itself.
+        let Some(seal) = entry.seal.filter(|_| entry.live > 0) else { continue };
+        survey.stored += u64::from(seal.length);
+        survey.live += entry.live_bytes();
+        let score = score(&entry, seal.length, age(&entry, end));
+        if score > 0 {
+            scored.push((score, number));
+        }
+    }
+    let garbage = survey.stored.saturating_sub(survey.live);
+    if garbage > allowed(survey.live) {
+        scored.sort_unstable_by(|a, b| b.cmp(a));
+        survey.victims = scored.into_iter().take(BATCH).map(|(_, number)| number).collect();
+    }
+    survey
+}
+
+/// Blocks that the log has grown by since; across generations, many.
+fn age(entry: &Entry, end: (INodeIndex, BlockIndex)) -> u64 {
+    match entry.block.inode == end.0 {
+        true => end.1.0.saturating_sub(entry.block.index.0).max(1),
+        false => end.1.0 + 4096,
+    }
+}
+
+/// Benefit over cost; 0 for blocks that are not worth it: those with less than a page of garbage
+/// beside their headers, and those without a live page, which go by themselves.
+fn score(entry: &Entry, length: u32, age: u64) -> u64 {
+    let (length, live) = (u64::from(length), entry.live_bytes());
+    // A record's header takes up to an eighth of a single page.
+    let garbage = length.saturating_sub(live + live / 8);
+    if live == 0 || garbage < u64::from(PAGE) {
+        return 0;
+    }
+    let logarithm = u64::from(u64::BITS - age.leading_zeros());
+    (length - live) * 1024 / (length + live) * (1 + logarithm)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use torus_blockstore::{BlockSpec, Seal, VolumeId};
+
+    const INODE: INodeIndex = INodeIndex(1);
+    const END: (INodeIndex, BlockIndex) = (INODE, BlockIndex(1000));
+
+    fn normal(live: u64) -> u64 {
+        Pressure::Normal.allowed(live, 8 << 20)
+    }
+
+    fn high(live: u64) -> u64 {
+        Pressure::High.allowed(live, 8 << 20)
+    }
+
+    /// Blocks of 128 pages with so many live ones each.
+    fn table(live: &[u32]) -> BlockTable {
+        let mut table = BlockTable::new(VolumeId::new(1).unwrap(), BlockSpec::default());
+        for (index, live) in live.iter().enumerate() {
+            let number = table.add(INODE, BlockIndex(index as u64));
+            table.mapped(number, *live);
+            table.sealed(number, Seal { length: 128 * PAGE, crc: 0 });
+        }
+        table
+    }
+
+    #[test]
+    fn the_emptiest_blocks_are_copied_first() {
+        let mut blocks = vec![100; 300];
+        (blocks[7], blocks[9]) = (3, 1);
+        let survey = survey(&table(&blocks), None, END, high);
+        assert_eq!(survey.victims[..2], [9, 7]);
+        assert_eq!(survey.victims.len(), BATCH);
+        assert_eq!(survey.stored, 300 * 128 * 4096);
+    }
+
+    #[test]
+    fn nothing_is_copied_while_the_garbage_is_within_bounds() {
+        assert_eq!(survey(&table(&[90; 300]), None, END, normal).victims, []);
+        assert_ne!(survey(&table(&[88; 300]), None, END, normal).victims, []);
+        assert_eq!(survey(&table(&[1; 10]), None, END, normal).victims, [], "too little");
+    }
+
+    #[test]
+    fn of_two_equally_empty_blocks_the_older_goes_first() {
+        let survey = survey(&table(&[50; 990]), None, END, normal);
+        assert_eq!(survey.victims.first().map(|number| *number < 500), Some(true));
+    }
+
+    #[test]
+    fn what_a_snapshot_needs_is_not_copied() {
+        let pinned = LogPosition { inode: INODE, block: BlockIndex(300), offset: 0 };
+        let blocks: Vec<u32> = (0..600).map(|index| if index < 300 { 1 } else { 60 }).collect();
+        let survey = survey(&table(&blocks), Some(pinned), END, normal);
+        assert!(survey.victims.iter().all(|number| *number >= 300), "{survey:?}");
+        assert!(!survey.victims.is_empty());
+    }
+
+    #[test]
+    fn full_and_dead_blocks_are_left_alone() {
+        let mut blocks = vec![128; 100];
+        blocks.extend(vec![0; 100]);
+        assert_eq!(survey(&table(&blocks), None, END, high).victims, []);
+    }
+}

@@ -1,0 +1,85 @@
+//! Reading parts of the map that are not in memory, and the requests that wait for them.
+
+use bytes::Bytes;
+use torus_blockstore::INodeRef;
+
+use super::{Event, Request, Writer};
+use crate::Error;
+use crate::checkpoint::LoadError;
+use crate::map::Name;
+
+/// Parts of the map that are read at once.
+const LOADS: usize = 32;
+
+impl Writer {
+    /// Reads what the map wants, and drops what it can do without.
+    pub(super) fn start_loads(&mut self) {
+        for (name, place) in self.map.take_wanted(LOADS - self.loading) {
+            self.loading += 1;
+            let context = self.context.clone();
+            self.push_event(
+                async move { Event::Arrived { name, bytes: context.load(place).await } },
+            );
+        }
+        // While a checkpoint is on its way, the index names places that are not written yet.
+        if self.checkpoint.is_none() && !self.is_crammed && !self.map.evict(self.options.map_bytes)
+        {
+            // What is not stored cannot be dropped.
+            self.is_crammed = true;
+            self.checkpoint_due = true;
+        }
+    }
+
+    pub(super) fn arrived(&mut self, name: Name, bytes: Result<Bytes, LoadError>) {
+        self.loading -= 1;
+        let arrived = bytes.and_then(|bytes| {
+            let inode = self.head_inode();
+            self.map.arrived(name, &bytes).ok_or(LoadError::Format { inode })
+        });
+        match arrived {
+            Ok(()) => self.retry_parked(),
+            Err(error) => self.fail(error.into()),
+        }
+    }
+
+    /// Lets a request wait for the map.
+    pub(super) fn park(&mut self, request: Request) {
+        match &self.failed {
+            Some(error) => request.refuse(error),
+            None => self.parked.push(request),
+        }
+    }
+
+    /// Tries everything again that waited for the map, in its order.
+    pub(super) fn retry_parked(&mut self) {
+        for request in std::mem::take(&mut self.parked) {
+            self.request(request);
+        }
+        match (self.edge_waiting.take(), &self.failed) {
+            (Some(write), Some(error)) => {
+                let error = error.clone();
+                self.edges_read(write, Err(error));
+            }
+            (Some(write), None) => self.write_unaligned(write),
+            (None, _) => {}
+        }
+        self.collector.map_changed();
+    }
+
+    /// Whether pages can be looked up now. What is known of a volume that failed can still be read,
+    /// unless another opener may have written meanwhile.
+    pub(super) fn is_ready(&mut self, page: u64, count: u32) -> Result<bool, Error> {
+        if let Some(error @ Error::TakenOver { .. }) = &self.failed {
+            return Err(error.clone());
+        }
+        match (self.map.ready(page, count), &self.failed) {
+            (false, Some(error)) => Err(error.clone()),
+            (ready, _) => Ok(ready),
+        }
+    }
+
+    /// The INode that is named when a part of the map makes no sense.
+    fn head_inode(&self) -> INodeRef {
+        INodeRef { volume: self.head.volume, inode: self.head.inode }
+    }
+}

@@ -1,0 +1,399 @@
+//! Gives blocks back that the volume needs no more.
+//!
+//! What a checkpoint leaves out is deleted on the peers once that checkpoint is the head, no snapshot
+//! may need it, and every read that may have found its place before has ended. What a deleted
+//! snapshot, or a head that a restore put aside, alone needed is found by reading its block table and
+//! taking away what the head and the other snapshots have. What a crashed opener or an absent peer
+//! left behind is found the same way among the blocks that a peer lists. A table that cannot be read
+//! stops all this: nothing is deleted because something could not be read.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use torus_blockstore::{BlockKind, BlockRef, INodeIndex, INodeRef, PeerId, VolumeId};
+use torus_metadata::{Command, Head, LogPosition, SnapshotId, Volume as Metadata};
+
+use super::{Context, Event, Writer};
+use crate::Error;
+use crate::checkpoint::{Dead, blocks_of_inode};
+
+/// Deletions on their way at once.
+const FREEING: usize = 4;
+/// Parts of the block table that are read at a time, to know all of it.
+const PARTS: usize = 16;
+/// A peer that could not be cleaned up is tried again after so many looks (a minute).
+const RETRY_TICKS: u32 = 12;
+/// All peers are looked at again after so many (an hour).
+const SWEEP_TICKS: u32 = 720;
+
+/// What is being found out: which of some blocks nobody needs.
+#[derive(Clone, Debug)]
+pub(super) enum Job {
+    /// What only this head needed, which is no longer one.
+    Retired(Head),
+    /// What a peer holds of the volume.
+    Sweep(PeerId),
+}
+
+/// Something came back.
+pub(super) enum Step {
+    /// Blocks were deleted; not on these peers.
+    Freed { failed: Result<Vec<PeerId>, Error> },
+    /// Blocks that a job may delete, as far as nothing needs them.
+    Candidates { job: Job, blocks: Result<BTreeSet<BlockRef>, Error> },
+    /// A job has come to its end.
+    Done { job: Job, failed: Result<Vec<PeerId>, Error> },
+    /// The peers that may hold something.
+    Peers(Vec<PeerId>),
+}
+
+/// Dead blocks that wait until nobody reads them.
+struct Grave {
+    /// Held by every read that was begun before.
+    readers: Arc<()>,
+    blocks: Vec<BlockRef>,
+}
+
+pub(super) struct Reclaimer {
+    volume: VolumeId,
+    snapshots: BTreeMap<SnapshotId, Head>,
+    retired: Vec<Head>,
+    /// Held by the reads that begin now.
+    readers: Arc<()>,
+    /// What the checkpoint on its way leaves out; the head still needs it.
+    buried: Vec<Grave>,
+    graves: VecDeque<Grave>,
+    freeing: usize,
+    job: Option<Job>,
+    /// What the job has found, while the table is being read.
+    candidates: Option<(Job, BTreeSet<BlockRef>)>,
+    /// Peers that may hold what nobody needs.
+    unswept: BTreeSet<PeerId>,
+    /// The same, which failed lately.
+    unswept_later: BTreeSet<PeerId>,
+    is_retired_stuck: bool,
+    /// Whether the peers have been asked for since they all are to be looked at.
+    is_sweep_begun: bool,
+    /// Whether they all were, since the volume was left as it was found.
+    is_swept: bool,
+    ticks: u32,
+}
+
+impl Reclaimer {
+    pub(super) fn new(volume: &Metadata) -> Self {
+        let snapshots =
+            volume.snapshots.iter().map(|snapshot| (snapshot.id, snapshot.head.clone()));
+        Self {
+            volume: volume.id,
+            snapshots: snapshots.collect(),
+            retired: volume.retired.clone(),
+            readers: Arc::new(()),
+            buried: Vec::new(),
+            graves: VecDeque::new(),
+            freeing: 0,
+            job: None,
+            candidates: None,
+            unswept: BTreeSet::new(),
+            unswept_later: BTreeSet::new(),
+            is_retired_stuck: false,
+            is_sweep_begun: volume.is_clean,
+            is_swept: volume.is_clean,
+            ticks: 0,
+        }
+    }
+
+    /// To be held by a read until it has ended.
+    pub(super) fn reader(&self) -> Arc<()> {
+        Arc::clone(&self.readers)
+    }
+
+    /// Whether blocks are being deleted.
+    pub(super) fn is_freeing(&self) -> bool {
+        self.freeing > 0
+    }
+
+    /// Whether the peers hold nothing of the volume that it does not need, as far as is known.
+    /// Retired heads are known to the metadata.
+    pub(super) fn is_clean(&self) -> bool {
+        let is_freed = self.freeing == 0 && self.graves.is_empty() && self.buried.is_empty();
+        is_freed && self.is_swept && self.unswept.is_empty() && self.unswept_later.is_empty()
+    }
+
+    /// A snapshot was taken of this head.
+    pub(super) fn pin(&mut self, id: SnapshotId, head: &Head) {
+        self.snapshots.insert(id, head.clone());
+    }
+
+    /// Only this writer takes snapshots; others delete them. What is known here may be newer than
+    /// what is said, and what is said may be of a snapshot whose commit was never answered.
+    pub(super) fn metadata_changed(&mut self, volume: &Metadata) {
+        let exist: BTreeSet<SnapshotId> = volume.snapshots.iter().map(|it| it.id).collect();
+        let is_newer = |id: &SnapshotId| *id > volume.snapshots_minted;
+        self.snapshots.retain(|id, _| exist.contains(id) || is_newer(id));
+        self.snapshots.extend(volume.snapshots.iter().map(|it| (it.id, it.head.clone())));
+        self.retired.clone_from(&volume.retired);
+    }
+
+    /// Blocks of the log before this may be a snapshot's.
+    pub(super) fn pinned(&self) -> Option<LogPosition> {
+        let own = self.pinning_heads().filter(|head| head.volume == self.volume);
+        own.map(|head| head.position).max()
+    }
+
+    fn pinned_inode(&self) -> Option<INodeIndex> {
+        let own = self.pinning_heads().filter(|head| head.volume == self.volume);
+        own.map(|head| head.inode).max()
+    }
+
+    /// A retired head pins too: its own table must be readable until it has been worked through.
+    fn pinning_heads(&self) -> impl Iterator<Item = &Head> {
+        self.snapshots.values().chain(&self.retired)
+    }
+
+    /// A checkpoint is prepared that leaves these out: what of them may be deleted when it is the
+    /// head. The rest is found when its snapshots are deleted.
+    pub(super) fn bury(&mut self, dead: &Dead, block_size: u32) {
+        let (position, inode) = (self.pinned(), self.pinned_inode());
+        let is_free = |block: &&BlockRef| {
+            position.is_none_or(|at| (block.inode, block.index) >= (at.inode, at.block))
+        };
+        let mut blocks: Vec<BlockRef> = dead.blocks.iter().filter(is_free).copied().collect();
+        for (name, length) in &dead.inodes {
+            if inode.is_none_or(|newest| name.inode > newest) {
+                let stands_in = blocks_of_inode(*name, *length, block_size);
+                blocks.extend(stands_in.map(|(block, _)| block));
+            }
+        }
+        // Reads that begin from now on find nothing in them.
+        let readers = std::mem::replace(&mut self.readers, Arc::new(()));
+        self.buried.push(Grave { readers, blocks });
+    }
+
+    /// The checkpoint is the head.
+    pub(super) fn committed(&mut self) {
+        self.graves.extend(self.buried.drain(..));
+    }
+
+    pub(super) fn tick(&mut self) {
+        self.ticks += 1;
+        if self.ticks.is_multiple_of(RETRY_TICKS) {
+            self.unswept.append(&mut self.unswept_later);
+            self.is_sweep_begun &= self.is_swept;
+            self.is_retired_stuck = false;
+        }
+        if self.ticks.is_multiple_of(SWEEP_TICKS) {
+            self.is_sweep_begun = false;
+        }
+    }
+
+    /// The first grave that nobody reads in any more; those behind it wait for it.
+    fn open_grave(&mut self) -> Option<Vec<BlockRef>> {
+        let front = self.graves.front()?;
+        if Arc::strong_count(&front.readers) > 1 {
+            return None;
+        }
+        self.graves.pop_front().map(|grave| grave.blocks)
+    }
+}
+
+impl Writer {
+    pub(super) fn keep_reclaiming(&mut self) {
+        while self.reclaimer.freeing < FREEING
+            && let Some(blocks) = self.reclaimer.open_grave()
+        {
+            if blocks.is_empty() {
+                continue;
+            }
+            self.reclaimer.freeing += 1;
+            let context = self.context.clone();
+            self.push_event(async move {
+                let failed = context.free(blocks).await;
+                Event::Reclaimed(Step::Freed { failed })
+            });
+        }
+        // What a recovery found is the head's only with its first checkpoint.
+        if self.closing.is_some() || self.uncovered || self.head.epoch != self.identity.epoch {
+            return;
+        }
+        self.decide_candidates();
+        self.next_job();
+    }
+
+    fn next_job(&mut self) {
+        if self.reclaimer.job.is_some() {
+            return;
+        }
+        if !self.reclaimer.is_sweep_begun {
+            self.reclaimer.is_sweep_begun = true;
+            let context = self.context.clone();
+            self.push_event(async move {
+                let peers = context.pool.all_peers().await.unwrap_or_default();
+                Event::Reclaimed(Step::Peers(peers))
+            });
+        }
+        let is_stuck = self.reclaimer.is_retired_stuck;
+        let retired = self.reclaimer.retired.first().filter(|_| !is_stuck);
+        let job = match (retired, self.reclaimer.unswept.first()) {
+            (Some(head), _) => Job::Retired(head.clone()),
+            (None, Some(peer)) => Job::Sweep(*peer),
+            (None, None) => return,
+        };
+        self.reclaimer.job = Some(job.clone());
+        let (context, newest) = (self.context.clone(), self.newest_inode());
+        self.push_event(async move {
+            let blocks = match &job {
+                Job::Retired(head) => match context.blocks(head).await {
+                    Ok(blocks) => Ok(blocks.into_keys().collect()),
+                    Err(error) => Err(error.into()),
+                },
+                Job::Sweep(peer) => list(&context, *peer, newest).await,
+            };
+            Event::Reclaimed(Step::Candidates { job, blocks })
+        });
+    }
+
+    /// What others write in later epochs has higher INode indexes.
+    fn newest_inode(&self) -> INodeIndex {
+        let reserved = self.inodes.iter().copied().max();
+        reserved.unwrap_or(self.head.inode).max(self.identity.inode).max(self.head.inode)
+    }
+
+    pub(super) fn reclaimed(&mut self, step: Step) {
+        match step {
+            Step::Freed { failed } => {
+                self.reclaimer.freeing -= 1;
+                self.note_failed(failed);
+            }
+            Step::Peers(peers) => {
+                self.reclaimer.is_swept = !peers.is_empty();
+                self.reclaimer.unswept.extend(peers);
+            }
+            Step::Candidates { job, blocks: Ok(blocks) } => {
+                self.reclaimer.candidates = Some((job, blocks));
+            }
+            Step::Candidates { job, blocks: Err(error) } => self.job_failed(&job, &error),
+            Step::Done { job, failed: Err(error) } => self.job_failed(&job, &error),
+            Step::Done { job, failed: Ok(failed) } => {
+                self.reclaimer.job = None;
+                match job {
+                    Job::Sweep(peer) => {
+                        self.reclaimer.unswept.remove(&peer);
+                        self.note_failed(Ok(failed));
+                    }
+                    Job::Retired(head) => {
+                        self.reclaimer.retired.retain(|retired| *retired != head);
+                        // What it pinned may be copied now.
+                        self.collector.map_changed();
+                        self.note_failed(Ok(failed));
+                    }
+                }
+            }
+        }
+    }
+
+    fn job_failed(&mut self, job: &Job, error: &Error) {
+        tracing::info!(volume = %self.identity.volume, ?job, %error, "reclaiming waits");
+        self.reclaimer.job = None;
+        match job {
+            Job::Retired(_) => self.reclaimer.is_retired_stuck = true,
+            Job::Sweep(peer) => {
+                self.reclaimer.unswept.remove(peer);
+                self.reclaimer.unswept_later.insert(*peer);
+            }
+        }
+    }
+
+    /// Peers that did not delete what they were told to have something left over.
+    fn note_failed(&mut self, failed: Result<Vec<PeerId>, Error>) {
+        match failed {
+            Ok(failed) => self.reclaimer.unswept_later.extend(failed),
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// Takes away what the head needs, then what snapshots need, and deletes the rest.
+    fn decide_candidates(&mut self) {
+        // With a checkpoint on its way, the table lacks what only the present head still needs.
+        if self.reclaimer.candidates.is_none()
+            || self.checkpoint.is_some()
+            || !self.map.want_table(PARTS)
+        {
+            return;
+        }
+        let Some((job, mut blocks)) = self.reclaimer.candidates.take() else { return };
+        for (_, entry) in self.map.table.iter() {
+            blocks.remove(&entry.block);
+        }
+        for block in self.reclaimer.graves.iter().flat_map(|grave| &grave.blocks) {
+            blocks.remove(block);
+        }
+        let inodes = self.map.index().inodes();
+        let is_needed = |block: &BlockRef| {
+            block.kind == BlockKind::INode
+                && (block.inode == self.head.inode
+                    || inodes.contains_key(&INodeRef { volume: block.volume, inode: block.inode }))
+        };
+        blocks.retain(|block| !is_needed(block));
+        let others: Vec<Head> = {
+            let is_other = |head: &&Head| !matches!(&job, Job::Retired(own) if own == *head);
+            self.reclaimer.pinning_heads().filter(is_other).cloned().collect()
+        };
+        let context = self.context.clone();
+        self.push_event(async move {
+            let failed = free_unneeded(&context, &job, blocks, &others).await;
+            Event::Reclaimed(Step::Done { job, failed })
+        });
+    }
+}
+
+/// Deletes what of `blocks` none of `heads` needs.
+async fn free_unneeded(
+    context: &Context,
+    job: &Job,
+    mut blocks: BTreeSet<BlockRef>,
+    heads: &[Head],
+) -> Result<Vec<PeerId>, Error> {
+    for head in heads {
+        if blocks.is_empty() {
+            break;
+        }
+        for block in context.blocks(head).await?.into_keys() {
+            blocks.remove(&block);
+        }
+    }
+    let count = blocks.len();
+    let (inodes, data): (Vec<BlockRef>, Vec<BlockRef>) =
+        blocks.into_iter().partition(|block| block.kind == BlockKind::INode);
+    let mut failed = free(context, data).await?;
+    if let Job::Retired(head) = job {
+        // Its INodes go last: whoever comes after a crash must be able to read them, or to know
+        // that they are not needed. Those that a crash leaves behind here, a sweep finds.
+        let (volume, epoch) = (context.identity.volume, context.identity.epoch);
+        context.tell(Command::CommitReclaimed { volume, epoch, head: head.clone() }).await?;
+    }
+    failed.extend(free(context, inodes).await?);
+    if count > 0 {
+        tracing::info!(volume = %context.identity.volume, ?job, count, "gave blocks back");
+    }
+    Ok(failed)
+}
+
+async fn free(context: &Context, blocks: Vec<BlockRef>) -> Result<Vec<PeerId>, Error> {
+    if blocks.is_empty() { Ok(Vec::new()) } else { context.free(blocks).await }
+}
+
+/// What a peer holds of the volume, up to INode index `newest`.
+async fn list(
+    context: &Context,
+    peer: PeerId,
+    newest: INodeIndex,
+) -> Result<BTreeSet<BlockRef>, Error> {
+    let (mut blocks, mut after) = (BTreeSet::new(), None);
+    loop {
+        let listed = context.pool.list(peer, context.identity.volume, after).await;
+        let listed = listed.map_err(|source| Error::List { peer, source })?;
+        let Some((last, _)) = listed.last() else { return Ok(blocks) };
+        after = Some(*last);
+        blocks.extend(listed.into_iter().map(|(block, _)| block).filter(|it| it.inode <= newest));
+    }
+}
