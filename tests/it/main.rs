@@ -16,6 +16,7 @@ mod clients;
 mod daemon_crash;
 mod damage;
 mod harness;
+mod kill_all;
 mod leader_loss;
 mod load;
 mod metadata;

@@ -246,12 +246,18 @@ impl Cluster {
     /// Serves a volume, which has to work as soon as a killed opener's lock is free.
     #[track_caller]
     pub fn serve(&mut self, volume: &str) -> NbdServer {
-        let what = format!("{volume} is in use by nobody");
-        let served = wait_until(&what, LOCK_BOUND, || match self.try_serve(volume) {
+        self.serve_all(&[volume])
+    }
+
+    /// Serves volumes and snapshots in one process, the first of them under the server's name.
+    #[track_caller]
+    pub fn serve_all(&mut self, volumes: &[&str]) -> NbdServer {
+        let what = format!("{volumes:?} are in use by nobody");
+        let served = wait_until(&what, LOCK_BOUND, || match self.try_serve_all(volumes) {
             Err(outcome) if outcome.stderr.contains("in use by") => Err(outcome),
             served => Ok(served),
         });
-        served.unwrap_or_else(|outcome| panic!("torusblk does not serve {volume}: {outcome}"))
+        served.unwrap_or_else(|outcome| panic!("torusblk does not serve {volumes:?}: {outcome}"))
     }
 
     /// Serves a volume, or says how `torusblk` ended instead.
@@ -260,12 +266,13 @@ impl Cluster {
         self.try_serve_all(&[volume])
     }
 
-    /// Serves volumes in one process, the first of them under the name of the server.
+    /// As [`serve_all`](Self::serve_all), or says how `torusblk` ended instead.
     #[track_caller]
     pub fn try_serve_all(&mut self, volumes: &[&str]) -> Result<NbdServer, Outcome> {
         let port = ports::free();
         let listen = format!("127.0.0.1:{port}");
-        let arguments = ["nbdserve", "--listen", &listen].into_iter().chain(volumes.iter().copied());
+        let arguments =
+            ["nbdserve", "--listen", &listen].into_iter().chain(volumes.iter().copied());
         let process = self.torusblk(&arguments.collect::<Vec<_>>());
         let volume = volumes.first().copied().expect("a volume to serve").to_owned();
         NbdServer { process, port, volume }.ready()

@@ -103,6 +103,11 @@ impl History {
         self.issued
     }
 
+    /// The last write before the base: those after it are still to be checked.
+    pub fn known(&self) -> u64 {
+        self.issued - self.writes.len() as u64
+    }
+
     /// Writes 1 to 16 pages somewhere.
     pub fn write(&mut self, client: &mut NbdClient, random: &mut Random) -> io::Result<()> {
         self.change(client, random, Kind::Write)
@@ -158,12 +163,18 @@ impl History {
     /// what was read.
     pub fn check(&mut self, client: &mut NbdClient) -> Result<Prefix, String> {
         let shown = self.read(client).map_err(|err| format!("cannot read the volume: {err}"))?;
-        let last = self.explain(&shown, self.flushed..=self.issued, true)?;
+        let last = self.check_recovered(&shown)?;
         let prefix = Prefix { last, flushed: self.flushed, issued: self.issued };
         self.base = shown;
         self.writes.clear();
         self.flushed = self.issued;
         Ok(prefix)
+    }
+
+    /// Holds what is shown after a crash against the writes since the last check; the last write
+    /// that is there.
+    pub fn check_recovered(&self, shown: &[u64]) -> Result<u64, String> {
+        self.explain(shown, self.flushed..=self.issued, true)
     }
 
     /// Holds what a snapshot shows against the writes since the last check: it must be what the
@@ -202,22 +213,30 @@ impl History {
         if newest > *allowed.end() {
             return Err(format!("write {newest} is there, {}", self.told(&allowed)));
         }
-        let before = self.issued - self.writes.len() as u64;
+        let before = self.known();
         let mut state = self.base.clone();
-        let mut found = (allowed.contains(&before) && state == shown).then_some(before);
+        let mut whole = (allowed.contains(&before) && state == shown).then_some(before);
+        let mut torn = None;
         let mut nearest = None;
         for (&number, change) in &self.writes {
             let former = change.apply(number, &mut state);
-            if allowed.contains(&number) {
-                let torn = (may_be_torn && number > self.flushed).then_some(former);
-                match difference(&state, shown, &change.pages, torn.as_deref()) {
-                    None => found = Some(number),
-                    Some(page) if number == newest.max(*allowed.start()) => nearest = Some(page),
-                    Some(_) => {}
-                }
+            if !allowed.contains(&number) {
+                continue;
+            }
+            let Some(page) = difference(&state, shown, |_| None) else {
+                whole = Some(number);
+                continue;
+            };
+            if number == newest.max(*allowed.start()) {
+                nearest = Some(page);
+            }
+            let first = within(&change.pages).start;
+            let before = |page: usize| former.get(page.checked_sub(first)?).copied();
+            if may_be_torn && number > self.flushed && difference(&state, shown, before).is_none() {
+                torn = Some(number);
             }
         }
-        found.ok_or_else(|| {
+        whole.or(torn).ok_or_else(|| {
             let what = match nearest {
                 _ if newest < *allowed.start() => "flushed writes are lost".to_owned(),
                 Some((page, wanted)) => format!(
@@ -246,21 +265,16 @@ impl Change {
     }
 }
 
-/// The first page that shows something else than it should, and what that would be. The pages of
-/// `torn` may also show what they did before.
+/// The first page that shows something else than it should, and what that would be. A page may also
+/// show what is `allowed` for it.
 fn difference(
     state: &[u64],
     shown: &[u64],
-    pages: &Range<u64>,
-    torn: Option<&[u64]>,
+    allowed: impl Fn(usize) -> Option<u64>,
 ) -> Option<(usize, u64)> {
-    let pages = within(pages);
-    let may_show = |page: usize, found: u64| {
-        let before = torn.filter(|_| pages.contains(&page)).map(|torn| torn[page - pages.start]);
-        found == state[page] || before == Some(found)
-    };
-    let found = shown.iter().enumerate().find(|&(page, &found)| !may_show(page, found));
-    found.map(|(page, _)| (page, state[page]))
+    let differs =
+        |page: &usize| shown[*page] != state[*page] && Some(shown[*page]) != allowed(*page);
+    (0..state.len()).find(differs).map(|page| (page, state[page]))
 }
 
 fn within(pages: &Range<u64>) -> Range<usize> {
