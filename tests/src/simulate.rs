@@ -34,8 +34,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use torus_distributor::Request;
 use torus_metadata::Command;
 
-pub use enumeration::{Enumerated, enumerate_crashes};
 pub use batch::{Batch, Limit, missing_events};
+pub use enumeration::{Enumerated, enumerate_crashes};
 pub use mutation::{Mutation, NoSuchMutation};
 pub use run::{Report, simulate};
 
@@ -94,7 +94,6 @@ fn op_number(request: &Request) -> u64 {
         Request::List { .. } => 9,
         Request::Suspect { .. } => 10,
         Request::Status => 11,
-        Request::Ping => 12,
     }
 }
 

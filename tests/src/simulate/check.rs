@@ -147,7 +147,8 @@ fn misplaced(cluster: &Cluster, ring: &Placer) -> Option<String> {
         if seals.len() > 1 {
             return Some(format!("{block} is sealed in several ways: {seals:?}"));
         }
-        let places: BTreeSet<PeerId> = ring.places(&block, &BTreeSet::new()).into_iter().collect();
+        let places: BTreeSet<PeerId> =
+            ring.places(&block, &BTreeSet::new(), None).into_iter().collect();
         let holders: BTreeSet<PeerId> = copies.keys().copied().collect();
         if places != holders {
             let name = |peers: &BTreeSet<PeerId>| -> Vec<u128> {

@@ -2,7 +2,7 @@
 //! that the simulation knows of how the product is put together.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use torus_metadata::{
     Answer, Command, Error, GlobalMetadata, MetadataService, Outcome, Peer, Query, Ring, RingKind,
     RingMember, RingVersion,
 };
-use torus_volume::{OpenError, Options, Services, Volume, open};
+use torus_volume::{Groups, OpenError, Options, Services, Volume, open};
 
 use super::chance::Chance;
 use super::metadata::Hub;
@@ -64,7 +64,14 @@ impl Cluster {
             next_process: AtomicU64::new(FIRST_PROCESS),
             clients: Mutex::default(),
         });
-        cluster.initialise(*chance.pick(&[RingKind::Mod, RingKind::Mod, RingKind::Mod, RingKind::Ketama])).await?;
+        cluster
+            .initialise(*chance.pick(&[
+                RingKind::Mod,
+                RingKind::Mod,
+                RingKind::Mod,
+                RingKind::Ketama,
+            ]))
+            .await?;
         for node in &cluster.nodes {
             node.start(&cluster.nodes);
         }
@@ -166,7 +173,11 @@ impl Cluster {
         let pool =
             Distributor::new(BLOCK_SIZE, Arc::clone(&metadata), Arc::new(peers), follower.view());
         let pool: Arc<dyn BlockPool> = match self.context.mutation {
-            Some(mutation) => Arc::new(MutantPool { inner: Arc::new(pool), mutation }),
+            Some(mutation) => Arc::new(MutantPool {
+                inner: Arc::new(pool),
+                mutation,
+                has_recovered: AtomicBool::new(false),
+            }),
             None => Arc::new(pool),
         };
         let swarm = &self.context.swarm;
@@ -179,7 +190,7 @@ impl Cluster {
             buffer_bytes: swarm.buffer_bytes,
             ..Options::new(format!("client {number}"))
         };
-        let services = Services { pool, meta: metadata };
+        let services = Services { pool, meta: metadata, groups: Groups::default() };
         Client { process, services, options, follower, _diallers: diallers }
     }
 }

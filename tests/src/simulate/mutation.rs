@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -259,6 +260,7 @@ impl Mapping for RetryingMapping {
 pub(crate) struct MutantPool {
     pub(crate) inner: Arc<dyn BlockPool>,
     pub(crate) mutation: Mutation,
+    pub(crate) has_recovered: AtomicBool,
 }
 
 impl BlockPool for MutantPool {
@@ -271,6 +273,8 @@ impl BlockPool for MutantPool {
     }
 
     fn place_now(&self) -> BoxFuture<'static, Result<Placement, PoolError>> {
+        // A new window is placed when the log was found.
+        self.has_recovered.store(true, Ordering::Relaxed);
         self.inner.place_now()
     }
 
@@ -279,7 +283,7 @@ impl BlockPool for MutantPool {
         block: BlockRef,
         mut placement: Placement,
     ) -> BoxFuture<'static, Result<Vec<PeerId>, PoolError>> {
-        if self.mutation == Mutation::AnyCopy {
+        if self.mutation == Mutation::AnyCopy && !self.has_recovered.load(Ordering::Relaxed) {
             placement.excluded.clear();
         }
         self.inner.peers_of(block, placement)
@@ -357,10 +361,23 @@ impl BlockPool for MutantPool {
     fn delete(
         &self,
         peers: Vec<PeerId>,
-        block: BlockRef,
+        blocks: Vec<BlockRef>,
         epoch: Epoch,
     ) -> BoxFuture<'static, Result<(), CutOff>> {
-        self.inner.delete(peers, block, epoch)
+        self.inner.delete(peers, blocks, epoch)
+    }
+
+    fn list(
+        &self,
+        peer: PeerId,
+        volume: VolumeId,
+        after: Option<BlockRef>,
+    ) -> BoxFuture<'static, Result<Vec<(BlockRef, BlockState)>, PoolError>> {
+        self.inner.list(peer, volume, after)
+    }
+
+    fn is_full(&self) -> bool {
+        self.inner.is_full()
     }
 
     fn suspect(&self, peer: PeerId, block: BlockRef) {

@@ -270,7 +270,8 @@ impl Nemesis {
             let out = self.chance.within(0..members.len() as u64);
             members.remove(usize::try_from(out).unwrap_or(0));
         }
-        let kind = *self.chance.pick(&[RingKind::Mod, RingKind::Mod, RingKind::Mod, RingKind::Ketama]);
+        let kind =
+            *self.chance.pick(&[RingKind::Mod, RingKind::Mod, RingKind::Mod, RingKind::Ketama]);
         self.cluster.change_ring(kind, &members).await;
     }
 }

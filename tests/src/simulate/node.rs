@@ -16,7 +16,7 @@ use torus_blockstore::{
     BlockStore, Disk, Error, FenceTable, Mfile, MfileOptions, PeerId, PeerIdentity, SimDisk,
 };
 use torus_distributor::{
-    Due, Follower, Keeper, Peers, Rebalancer, Refusal, Request, Response, StoreWork, Volumes,
+    Due, Follower, Keeper, Peers, Rebalancer, Refusal, Request, Response, StoreWork, Usage, Volumes,
 };
 use torus_metadata::MetadataService;
 
@@ -110,6 +110,10 @@ impl Life {
 
     pub(crate) fn connected(&self, connection: &Arc<Connection>) {
         lock(&self.connections).push(Arc::downgrade(connection));
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        self.keeper.usage()
     }
 
     pub(crate) fn store(&self) -> &Arc<Mfile> {
@@ -320,7 +324,7 @@ impl Node {
             return;
         }
         let in_place = match &request {
-            Request::Append(_) | Request::Suspect { .. } | Request::Status | Request::Ping => true,
+            Request::Append(_) | Request::Suspect { .. } | Request::Status => true,
             Request::Read { .. } => self.network.coin(),
             Request::State(query) => !query.verify,
             _ => false,

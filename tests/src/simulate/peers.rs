@@ -11,18 +11,20 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 use torus_blockstore::PeerId;
-use torus_distributor::{Health, HealthMap, PeerError, Peers, Request, Response};
+use torus_distributor::{Health, HealthMap, PeerError, Peers, Request, Response, Usage};
 
 use super::Context;
 use super::chance::Chance;
 use super::connection::{Answer, Connection};
 use super::network::{Network, Process};
-use super::node::{Asker, Life, Node};
+use super::node::{Asker, Life, Node, lock};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How often a node says how full it is.
+const USAGE_AGE: Duration = Duration::from_secs(1);
 
 /// The nodes as one process reaches them.
 #[derive(Clone)]
@@ -41,6 +43,8 @@ struct Shared {
 struct Link {
     node: Arc<Node>,
     state: Mutex<State>,
+    /// What the node last said of its store, and when.
+    usage: Mutex<Option<(Instant, Usage)>>,
 }
 
 enum State {
@@ -67,13 +71,17 @@ impl SimPeers {
         local: Option<(PeerId, Arc<Node>, Weak<Life>)>,
     ) -> (Self, Vec<AbortOnDropHandle<()>>) {
         let me = local.as_ref().map(|(peer, ..)| *peer);
+        let now = Instant::now();
         let health = |node: &Arc<Node>| {
-            (node.peer(), if Some(node.peer()) == me { Health::Up } else { Health::Unknown })
+            (
+                node.peer(),
+                if Some(node.peer()) == me { Health::Up { since: now } } else { Health::Unknown },
+            )
         };
         let map = Arc::new(nodes.iter().map(health).collect());
         let link = |node: &Arc<Node>| {
             let state = Mutex::new(State::First(Vec::new()));
-            (node.peer(), Link { node: Arc::clone(node), state })
+            (node.peer(), Link { node: Arc::clone(node), state, usage: Mutex::default() })
         };
         let others = nodes.iter().filter(|node| Some(node.peer()) != me);
         let shared = Arc::new(Shared {
@@ -104,6 +112,7 @@ impl Peers for SimPeers {
         if process.is_dead() {
             return std::future::pending().boxed();
         }
+        shared.context.trace.turn();
         let (reply, answer) = oneshot::channel();
         if let Some((_, node, life)) = shared.local.as_ref().filter(|local| local.0 == peer) {
             if let Some(life) = life.upgrade() {
@@ -146,7 +155,26 @@ impl Peers for SimPeers {
     }
 
     fn is_up(&self, peer: PeerId) -> bool {
-        self.0.lock().map.get(&peer) == Some(&Health::Up)
+        matches!(self.0.lock().map.get(&peer), Some(Health::Up { .. }))
+    }
+
+    fn usage(&self, peer: PeerId) -> Option<Usage> {
+        let shared = &self.0;
+        if let Some((_, _, life)) = shared.local.as_ref().filter(|local| local.0 == peer) {
+            return life.upgrade().map(|life| life.usage());
+        }
+        let link = shared.links.get(&peer)?;
+        let State::Up(connection) = &*link.lock() else { return None };
+        let mut told = lock(&link.usage);
+        let is_old = told.is_none_or(|(at, _)| at.elapsed() > USAGE_AGE);
+        let (client, node) = connection.hosts();
+        if is_old
+            && !shared.network.is_cut(node, client)
+            && let Some(life) = link.node.life()
+        {
+            *told = Some((Instant::now(), life.usage()));
+        }
+        told.map(|(_, usage)| usage)
     }
 }
 
@@ -163,7 +191,7 @@ impl Shared {
                     queue.into_iter().for_each(|(request, reply)| connection.send(request, reply));
                 }
                 *link.lock() = State::Up(Arc::clone(&connection));
-                self.set_health(peer, Health::Up);
+                self.set_health(peer, Health::Up { since: Instant::now() });
                 connection.closed().await;
                 self.context.trace.note("disconnected", &[process, node]);
             }

@@ -17,9 +17,13 @@ pub(crate) struct Trace {
 struct State {
     hash: u64,
     events: u64,
+    turns: u64,
     counters: BTreeMap<&'static str, u64>,
     violation: Option<String>,
 }
+
+/// More requests than any run has that gets on.
+const TURNS_MAX: u64 = 3_000_000;
 
 impl Trace {
     /// An empty record that begins now. If `is_told`, every event is printed.
@@ -30,6 +34,16 @@ impl Trace {
     /// Milliseconds since the run began.
     pub(crate) fn now(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Counts a request that may be answered without anything happening.
+    ///
+    /// # Panics
+    /// In a run that has become a circle.
+    pub(crate) fn turn(&self) {
+        let mut state = self.lock();
+        state.turns += 1;
+        assert!(state.turns < TURNS_MAX, "the run goes round in a circle");
     }
 
     /// Notes an event.

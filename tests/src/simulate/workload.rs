@@ -151,6 +151,7 @@ fn judge(context: &Context, name: &str, error: &Error, during: &str) {
     match error {
         Error::TakenOver { .. } => context.trace.sometimes("a volume was taken over"),
         Error::Closed => {}
+        Error::Full if context.swarm.full => context.trace.sometimes("a write met a full cluster"),
         // A deposed writer may meet any of these.
         Error::Refused(_) => context.trace.sometimes("the metadata refused a writer"),
         error => context.trace.violation(format!("{name}: {during}: {}", super::chain(error))),
@@ -272,9 +273,9 @@ impl Worker {
                 }
                 Done::Fine
             }
-            Err(error @ (Error::Read { .. } | Error::Damaged { .. })) => {
+            Err(error @ (Error::Read { .. } | Error::Damaged { .. } | Error::Full)) => {
                 lock(life).refuse(span);
-                judge(context, name, &error, "a write's edges");
+                judge(context, name, &error, "a write");
                 Done::Fine
             }
             Err(error) => {
