@@ -25,6 +25,7 @@ mod node;
 mod oracle;
 mod peers;
 mod run;
+mod snapshots;
 mod swarm;
 mod trace;
 mod workload;

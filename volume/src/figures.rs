@@ -72,6 +72,24 @@ pub async fn figures(services: &Services, volume: &Volume) -> Result<Figures, Lo
     })
 }
 
+/// Every block of its own that `volume` needs for its checkpoints: what peers hold of it beside
+/// these, when nobody has it open, is garbage.
+///
+/// # Errors
+/// A checkpoint cannot be read.
+pub async fn needed_blocks(
+    services: &Services,
+    volume: &Volume,
+) -> Result<BTreeSet<BlockRef>, LoadError> {
+    let loader = Loader { pool: Arc::clone(&services.pool) };
+    let snapshots = volume.snapshots.iter().map(|snapshot| &snapshot.head);
+    let mut needed = BTreeSet::new();
+    for head in snapshots.chain(&volume.retired).chain(&volume.head) {
+        needed.extend(loader.blocks(head, volume.id).await?.into_keys());
+    }
+    Ok(needed)
+}
+
 /// What each snapshot of `volume` alone takes. Reads the block tables of all of them.
 ///
 /// # Errors

@@ -32,7 +32,7 @@ mod writer;
 
 pub use checkpoint::LoadError;
 pub use error::{Error, OpenError};
-pub use figures::{Figures, SnapshotFigures, figures, snapshot_figures};
+pub use figures::{Figures, SnapshotFigures, figures, needed_blocks, snapshot_figures};
 pub use groups::Groups;
 pub use open::{Services, open, restore};
 #[cfg(feature = "planted")]

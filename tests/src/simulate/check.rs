@@ -9,11 +9,12 @@ use tokio::time::{Instant, sleep, timeout};
 use torus_blockstore::{BlockRef, BlockState, BlockStore, PeerId, Seal};
 use torus_distributor::Placer;
 
+use super::chain;
 use super::chance::Chance;
-use super::cluster::Cluster;
+use super::cluster::{Cluster, Tracked};
 use super::network::millis;
 use super::node::lock;
-use super::oracle::{History, SECTOR, content};
+use super::oracle::{SECTOR, content};
 use super::workload::{Failure, read_whole};
 
 /// How long a volume may take to open when nothing is wrong any more: the former opener's session
@@ -25,22 +26,18 @@ const STEP_LIMIT: Duration = Duration::from_secs(60);
 const SETTLE_LIMIT: Duration = Duration::from_secs(700);
 
 /// Opens the volume, holds it against its history, and sees that it can be used.
-pub(crate) async fn volume_serves(
-    cluster: &Arc<Cluster>,
-    name: &str,
-    host: u32,
-    history: &History,
-) -> Result<(), String> {
+pub(crate) async fn volume_serves(cluster: &Arc<Cluster>, volume: &Tracked) -> Result<(), String> {
+    let Tracked { name, host, history } = volume;
     let chance = Chance::new(cluster.context.seed, name);
     let mut expected = None;
     for round in 0..2 {
         let began = Instant::now();
-        let client = cluster.client(host);
+        let client = cluster.client(*host);
         let volume = loop {
             match timeout(OPEN_LIMIT, client.open(name)).await {
                 Ok(Ok(volume)) => break volume,
                 Ok(Err(error)) if began.elapsed() >= OPEN_LIMIT => {
-                    return Err(format!("{name} does not open: {}", super::chain(&error)));
+                    return Err(format!("{name} does not open: {}", chain(&error)));
                 }
                 Ok(Err(_)) => sleep(Duration::from_millis(500)).await,
                 Err(_) => return Err(format!("{name} does not open")),
@@ -52,7 +49,7 @@ pub(crate) async fn volume_serves(
             Ok(Ok(found)) => found,
             Ok(Err(Failure::Wrong(what))) => return Err(format!("{name}: {what}")),
             Ok(Err(Failure::Error(error))) => {
-                return Err(format!("{name} does not read: {}", super::chain(&error)));
+                return Err(format!("{name} does not read: {}", chain(&error)));
             }
             Err(_) => return Err(format!("{name} does not read")),
         };
@@ -61,7 +58,7 @@ pub(crate) async fn volume_serves(
         }
         let life = history.begin(found).map_err(|what| format!("{name}: {what}"))?;
         for _ in 0..4 {
-            let first = chance.within(0..history.sectors() / 8) * 8;
+            let first = chance.within(0..volume.size() / SECTOR / 8) * 8;
             let value = lock(&life).fresh_value();
             let span = lock(&life).issue(first, first + 8, value);
             let data = content(first, first + 8, value).into();
@@ -87,7 +84,7 @@ async fn step(
 ) -> Result<(), String> {
     match timeout(STEP_LIMIT, doing).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(format!("{name}: {what} fails: {}", super::chain(&error))),
+        Ok(Err(error)) => Err(format!("{name}: {what} fails: {}", chain(&error))),
         Err(_) => Err(format!("{name}: {what} takes too long")),
     }
 }
@@ -179,12 +176,49 @@ fn count_rotten(cluster: &Cluster) {
     }
 }
 
-/// Blocks that peers hold and nothing needs any more.
-pub(crate) fn leaked(held: &BTreeSet<BlockRef>, needed: &BTreeSet<BlockRef>) -> Vec<BlockRef> {
-    held.difference(needed).copied().collect()
-}
+/// How long a volume is kept open for its garbage to go.
+const RECLAIM_LIMIT: Duration = Duration::from_secs(600);
 
-/// Blocks that are needed and that nobody holds.
-pub(crate) fn missing(held: &BTreeSet<BlockRef>, needed: &BTreeSet<BlockRef>) -> Vec<BlockRef> {
-    needed.difference(held).copied().collect()
+/// Opens the volume until peers hold nothing of it that it does not need, then sees that they hold
+/// all that it needs and nothing else.
+pub(crate) async fn space_comes_back(
+    cluster: &Arc<Cluster>,
+    volume: &Tracked,
+) -> Result<(), String> {
+    let name = &volume.name;
+    let began = Instant::now();
+    loop {
+        let client = cluster.client(volume.host);
+        let open = match timeout(OPEN_LIMIT, client.open(name)).await {
+            Ok(Ok(open)) => open,
+            Ok(Err(error)) => return Err(format!("{name} does not open: {}", chain(&error))),
+            Err(_) => return Err(format!("{name} does not open again")),
+        };
+        sleep(Duration::from_secs(20)).await;
+        step(name, "close", open.close()).await?;
+        let volumes = cluster.volumes().await;
+        let Some(metadata) = volumes.get(name) else { return Err(format!("{name} is gone")) };
+        let needed = client.needed(metadata).await.map_err(|error| format!("{name}: {error}"))?;
+        let mut held = BTreeSet::new();
+        for node in &cluster.nodes {
+            let Some(life) = node.life() else { continue };
+            let blocks = life.store().list(None, usize::MAX).into_iter().map(|(block, _)| block);
+            held.extend(blocks.filter(|block| block.volume == metadata.id));
+        }
+        if let Some(missing) = needed.difference(&held).next() {
+            return Err(format!("{name} needs {missing}, which no peer holds"));
+        }
+        let leaked: Vec<_> = held.difference(&needed).collect();
+        if metadata.is_clean && metadata.retired.is_empty() {
+            let Some(leaked) = leaked.first() else { return Ok(()) };
+            return Err(format!("{name} says that it is clean, and yet somebody holds {leaked}"));
+        }
+        if began.elapsed() > RECLAIM_LIMIT {
+            return Err(format!(
+                "{name} has not become clean: {} blocks that nothing needs, {} retired heads",
+                leaked.len(),
+                metadata.retired.len()
+            ));
+        }
+    }
 }

@@ -1,26 +1,27 @@
 //! The cluster of one run, and the programs that use it: here, and in `node` and `metadata`, is all
 //! that the simulation knows of how the product is put together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
-use torus_blockstore::{BlockPool, BlockSpec};
+use torus_blockstore::{BlockPool, BlockRef, BlockSpec};
 use torus_distributor::{Distributor, Follower, Volumes};
 use torus_metadata::{
     Answer, Command, Error, GlobalMetadata, MetadataService, Outcome, Peer, Query, Ring, RingKind,
     RingMember, RingVersion,
 };
-use torus_volume::{Groups, OpenError, Options, Services, Volume, open};
+use torus_volume::{Groups, OpenError, Options, Services, Volume, open, open_snapshot};
 
 use super::chance::Chance;
 use super::metadata::Hub;
 use super::mutation::MutantPool;
 use super::network::{FIRST_CLIENT, Host, Network, Process};
 use super::node::{Node, lock};
+use super::oracle::History;
 use super::peers::SimPeers;
 use super::{BLOCK_SIZE, Context};
 
@@ -38,6 +39,16 @@ pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Arc<Node>>,
     next_process: AtomicU64,
     clients: Mutex<Vec<Arc<Process>>>,
+    volumes: Mutex<Vec<Tracked>>,
+}
+
+/// A volume whose past is known.
+#[derive(Clone)]
+pub(crate) struct Tracked {
+    pub(crate) name: String,
+    /// The first of its clients' hosts.
+    pub(crate) host: u32,
+    pub(crate) history: Arc<History>,
 }
 
 impl Cluster {
@@ -63,6 +74,7 @@ impl Cluster {
             nodes,
             next_process: AtomicU64::new(FIRST_PROCESS),
             clients: Mutex::default(),
+            volumes: Mutex::default(),
         });
         cluster
             .initialise(*chance.pick(&[
@@ -153,6 +165,18 @@ impl Cluster {
         self.metadata.service.execute(command).await.map(|applied| applied.outcome)
     }
 
+    /// The volumes whose pasts are known.
+    pub(crate) fn tracked(&self) -> Vec<Tracked> {
+        lock(&self.volumes).clone()
+    }
+
+    pub(crate) fn track(&self, name: String, history: History) -> Tracked {
+        let mut volumes = lock(&self.volumes);
+        let host = 2 * u32::try_from(volumes.len()).unwrap_or(0);
+        volumes.push(Tracked { name, host, history: Arc::new(history) });
+        volumes[volumes.len() - 1].clone()
+    }
+
     /// Ends all programs of clients.
     pub(crate) fn kill_clients(&self) {
         lock(&self.clients).drain(..).for_each(|client| client.kill());
@@ -188,6 +212,7 @@ impl Cluster {
             checkpoint_bytes: swarm.checkpoint_bytes,
             cache_bytes: swarm.cache_bytes,
             buffer_bytes: swarm.buffer_bytes,
+            map_bytes: swarm.map_bytes,
             ..Options::new(format!("client {number}"))
         };
         let services = Services { pool, meta: metadata, groups: Groups::default() };
@@ -224,6 +249,29 @@ impl Client {
             return Err(OpenError::TimedOut);
         }
         open(self.services.clone(), name, self.options.clone()).await
+    }
+
+    /// Opens a snapshot, to be read.
+    pub(crate) async fn open_snapshot(
+        &self,
+        name: &str,
+        snapshot: &str,
+    ) -> Result<Volume, OpenError> {
+        open_snapshot(self.services.clone(), name, snapshot, self.options.clone()).await
+    }
+
+    /// Sends a command on the way that this program has to the metadata.
+    pub(crate) async fn execute(&self, command: Command) -> Result<Outcome, Error> {
+        self.services.meta.execute(command).await.map(|applied| applied.outcome)
+    }
+
+    /// The blocks of its own that a volume needs.
+    pub(crate) async fn needed(
+        &self,
+        volume: &torus_metadata::Volume,
+    ) -> Result<BTreeSet<BlockRef>, String> {
+        let needed = torus_volume::needed_blocks(&self.services, volume).await;
+        needed.map_err(|error| super::chain(&error))
     }
 
     /// The program dies: it says nothing more, but what it has said may still arrive.

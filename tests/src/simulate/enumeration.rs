@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use torus_volume::Volume;
 
 use super::check;
-use super::cluster::{Cluster, volume_name};
+use super::cluster::{Cluster, Tracked, volume_name};
 use super::node::{End, lock};
 use super::oracle::{History, Life, SECTOR, content};
 use super::run::simulate_as;
@@ -50,7 +50,7 @@ const LONGEST: usize = 3;
 enum Victim {
     /// One node, which comes back at once; the client goes on.
     One,
-    /// All nodes and the client, when the first node is at the operation.
+    /// All nodes and the client, when this one is at the operation.
     All,
 }
 
@@ -102,11 +102,12 @@ fn workloads() -> Vec<Vec<Operation>> {
 fn crash_everywhere(workload: &[Operation]) -> (u64, Vec<String>) {
     let mut states = 0;
     let mut failures = Vec::new();
-    for victim in [Victim::One, Victim::All] {
+    let kinds = [0, 1].map(|node| [Victim::One, Victim::All].map(|victim| (node, victim)));
+    for (node, victim) in kinds.into_iter().flatten() {
         for left in [0, 1, 7] {
             // Until the workload is over before the power goes.
             for operation in 0.. {
-                let crash = Crash { victim, operation, left };
+                let crash = Crash { node, victim, operation, left };
                 let (report, has_crashed) = run(workload, crash);
                 if let Some(violation) = report {
                     failures.push(format!("{workload:?} {crash:?}: {violation}"));
@@ -123,8 +124,9 @@ fn crash_everywhere(workload: &[Operation]) -> (u64, Vec<String>) {
 
 #[derive(Clone, Copy, Debug)]
 struct Crash {
+    node: usize,
     victim: Victim,
-    /// Of the first node's disk, counted from the beginning of the workload.
+    /// Of this node's disk, counted from the beginning of the workload.
     operation: u64,
     /// What it leaves: a seed, 0 nothing, 1 everything.
     left: u64,
@@ -134,7 +136,7 @@ struct Crash {
 fn run(workload: &[Operation], crash: Crash) -> (Option<String>, bool) {
     let has_crashed = Arc::new(Mutex::new(false));
     let noted = Arc::clone(&has_crashed);
-    let report = simulate_as(1, Swarm::quiet(3, 2), None, false, |context| async move {
+    let report = simulate_as(1, Swarm::quiet(2, 2), None, false, |context| async move {
         match steps(&context, workload, crash).await {
             Ok(has_crashed) => *lock(&noted) = has_crashed,
             Err(what) => context.trace.violation(what),
@@ -151,17 +153,17 @@ async fn steps(
     crash: Crash,
 ) -> Result<bool, String> {
     let cluster = Cluster::start(context).await.map_err(|error| chain(&error))?;
-    let history = History::new(context.swarm.pages * 8);
-    let name = volume_name(0);
+    let tracked = cluster.track(volume_name(0), History::new(context.swarm.pages * 8));
+    let Tracked { name, history, .. } = &tracked;
     let client = cluster.client(0);
-    let volume = client.open(&name).await.map_err(|error| chain(&error))?;
+    let volume = client.open(name).await.map_err(|error| chain(&error))?;
     let found = match read_whole(&volume, history.sectors()).await {
         Ok(found) => found,
         Err(Failure::Wrong(what)) => return Err(what),
         Err(Failure::Error(error)) => return Err(chain(&error)),
     };
     let life = history.begin(found)?;
-    let first = &cluster.nodes[0];
+    let first = &cluster.nodes[crash.node];
     cluster.nodes.iter().for_each(|node| node.leave_to(crash.left));
     first.disk().crash_after(crash.operation);
     let fallen = async {
@@ -201,7 +203,7 @@ async fn steps(
         node.stop(End::Power);
         node.start(&cluster.nodes);
     }
-    check::volume_serves(&cluster, &name, 0, &history).await?;
+    check::volume_serves(&cluster, &tracked).await?;
     Ok(has_crashed)
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Damage to media follows an atlas: at most one node of a run loses or changes what its disk has
 //! acknowledged, and only where two others hold each block, so that no block loses all its copies.
+//! Nothing can tell that a disk has lost the end of the log, except another copy: where writes go
+//! astray, the other nodes are always to be reached (see `Swarm`).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -66,8 +68,8 @@ impl Nemesis {
             (swarm.failed_syncs, Kind::FailedSync),
             (swarm.failed_reads, Kind::FailedRead),
             (swarm.rot && damage, Kind::Rot),
-            (swarm.misdirected && damage, Kind::Misdirected),
-            (swarm.lost_writes && damage, Kind::LostWrite),
+            (swarm.misdirected, Kind::Misdirected),
+            (swarm.lost_writes, Kind::LostWrite),
             (swarm.ring_changes, Kind::Ring),
         ];
         let kinds = kinds.into_iter().filter_map(|(on, kind)| on.then_some(kind)).collect();
@@ -108,7 +110,11 @@ impl Nemesis {
     }
 
     fn node(&self) -> &Arc<Node> {
-        self.chance.pick(&self.cluster.nodes)
+        let drawn = self.chance.pick(&self.cluster.nodes);
+        if self.cluster.context.swarm.loses_writes() {
+            return &self.cluster.nodes[self.victim];
+        }
+        drawn
     }
 
     /// How long a fault lasts: mostly briefly.

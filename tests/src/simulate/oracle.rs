@@ -6,7 +6,8 @@
 //! a prefix of its effects that contains every flushed one. That prefix is then the past for good: a
 //! flush of the former life that is answered later must not reach beyond it.
 
-use std::sync::{Arc, Mutex};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::node::lock;
 
@@ -56,10 +57,49 @@ pub(crate) struct Reading {
     accepted: usize,
 }
 
+/// A snapshot that its taker was told of.
+#[derive(Clone)]
+pub(crate) struct Snapshot {
+    pub(crate) name: String,
+    life: Arc<Mutex<Life>>,
+    /// It holds at least so many effects of that life,
+    from: usize,
+    /// and at most so many.
+    to: usize,
+    /// What the first reader found, which is what it holds for ever.
+    content: Option<Vec<u64>>,
+}
+
+impl Snapshot {
+    pub(crate) fn new(name: String, life: &Arc<Mutex<Life>>, from: usize) -> Self {
+        let to = lock(life).effects.len();
+        Self { name, life: Arc::clone(life), from, to, content: None }
+    }
+
+    pub(crate) fn content(&self) -> Option<&Vec<u64>> {
+        self.content.as_ref()
+    }
+
+    /// Holds what a reader found against what it must hold.
+    pub(crate) fn check(&mut self, found: Vec<u64>) -> Result<(), String> {
+        let is_right = match &self.content {
+            Some(content) => *content == found,
+            None => lock(&self.life).was(self.from..self.to, &found),
+        };
+        if !is_right {
+            let before = if self.content.is_some() { "what it was" } else { "any moment of it" };
+            return Err(format!("snapshot {:?} is not {before}", self.name));
+        }
+        self.content = Some(found);
+        Ok(())
+    }
+}
+
 /// A volume's past.
 pub(crate) struct History {
     sectors: u64,
     lives: Mutex<Vec<Arc<Mutex<Life>>>>,
+    snapshots: Mutex<Vec<Snapshot>>,
     next_value: Arc<Mutex<u64>>,
 }
 
@@ -69,7 +109,7 @@ impl History {
         let next_value = Arc::new(Mutex::new(0));
         let base = vec![0; usize::try_from(sectors).unwrap_or(0)];
         let origin = Life::new(0, base, Arc::clone(&next_value));
-        Self { sectors, lives: Mutex::new(vec![origin]), next_value }
+        Self { sectors, lives: Mutex::new(vec![origin]), snapshots: Mutex::default(), next_value }
     }
 
     pub(crate) fn sectors(&self) -> u64 {
@@ -84,6 +124,25 @@ impl History {
         let life = Life::new(lives.len() as u64, found, Arc::clone(&self.next_value));
         lives.push(Arc::clone(&life));
         Ok(life)
+    }
+
+    /// That of a clone of what was found somewhere.
+    pub(crate) fn of_clone(found: Vec<u64>) -> Self {
+        let history = Self::new(found.len() as u64);
+        // No other volume writes these values: a clone's own begin far behind.
+        *lock(&history.next_value) = 1 << 30;
+        let origin = Life::new(0, found, Arc::clone(&history.next_value));
+        *lock(&history.lives) = vec![origin];
+        history
+    }
+
+    /// Notes a snapshot that was taken by `life`.
+    pub(crate) fn taken(&self, snapshot: Snapshot) {
+        lock(&self.snapshots).push(snapshot);
+    }
+
+    pub(crate) fn snapshots(&self) -> MutexGuard<'_, Vec<Snapshot>> {
+        lock(&self.snapshots)
     }
 
     /// How many effects there were, and how many of them were lost by right.
@@ -189,6 +248,19 @@ impl Life {
             }
         }
         Ok(())
+    }
+
+    /// Whether the volume held `found` after a number of effects that is in the range, or at its end.
+    fn was(&self, counts: Range<usize>, found: &[u64]) -> bool {
+        let mut state = self.base.clone();
+        self.effects[..counts.start].iter().for_each(|effect| apply(&mut state, effect));
+        if state == found {
+            return true;
+        }
+        self.effects[counts].iter().any(|effect| {
+            apply(&mut state, effect);
+            state == found
+        })
     }
 
     /// Looks for the prefix that explains what the next life found.

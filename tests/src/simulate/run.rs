@@ -11,15 +11,14 @@ use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Context;
-use super::chance::Chance;
 use super::check;
 use super::cluster::{Cluster, volume_name};
 use super::mutation::Mutation;
 use super::nemesis::Nemesis;
 use super::oracle::History;
+use super::snapshots;
 use super::swarm::Swarm;
 use super::trace::Trace;
-use super::workload::User;
 
 /// What became of a run.
 #[derive(Clone, Debug)]
@@ -126,18 +125,13 @@ async fn run(context: Arc<Context>) -> u64 {
     };
     let swarm = &context.swarm;
     let sectors = swarm.pages * 8;
-    let histories: Vec<Arc<History>> =
-        (0..swarm.volumes).map(|_| Arc::new(History::new(sectors))).collect();
     let mut tasks = vec![AbortOnDropHandle::new(tokio::spawn(Nemesis::new(&cluster).run()))];
-    for (number, history) in (0..).zip(&histories) {
-        let user = User {
-            cluster: Arc::clone(&cluster),
-            name: volume_name(number),
-            host: host(number),
-            history: Arc::clone(history),
-            chance: Arc::new(Chance::new(context.seed, &format!("user {number}"))),
-        };
-        tasks.push(AbortOnDropHandle::new(tokio::spawn(user.run())));
+    for number in 0..swarm.volumes {
+        let volume = cluster.track(volume_name(number), History::new(sectors));
+        tasks.push(AbortOnDropHandle::new(tokio::spawn(snapshots::look_after(
+            Arc::clone(&cluster),
+            volume,
+        ))));
     }
     let mut left = swarm.unsafe_ms;
     while left > 0 && !is_over(context) {
@@ -150,12 +144,12 @@ async fn run(context: Arc<Context>) -> u64 {
         drop(tasks);
         cluster.kill_clients();
         Nemesis::heal(&cluster).await;
-        if let Err(what) = converge(&cluster, &histories).await {
+        if let Err(what) = converge(&cluster).await {
             context.trace.violation(what);
         }
     }
-    for history in &histories {
-        let (all, lost) = history.totals();
+    for volume in cluster.tracked() {
+        let (all, lost) = volume.history.totals();
         context.trace.count("effects", all);
         if lost > 0 {
             context.trace.sometimes("a crash took what was not flushed");
@@ -168,14 +162,12 @@ fn is_over(context: &Context) -> bool {
     context.trace.is_violated() || PANIC.with_borrow(Option::is_some)
 }
 
-fn host(volume: u64) -> u32 {
-    2 * u32::try_from(volume).unwrap_or(0)
-}
-
 /// The second phase: everything is well, and all must become so.
-async fn converge(cluster: &Arc<Cluster>, histories: &[Arc<History>]) -> Result<(), String> {
-    for (number, history) in (0..).zip(histories) {
-        check::volume_serves(cluster, &volume_name(number), host(number), history).await?;
+async fn converge(cluster: &Arc<Cluster>) -> Result<(), String> {
+    for volume in cluster.tracked() {
+        check::volume_serves(cluster, &volume).await?;
+        snapshots::all_are_what_they_were(cluster, &volume).await?;
+        check::space_comes_back(cluster, &volume).await?;
     }
     let settled = timeout(Duration::from_secs(900), check::copies_settle(cluster)).await;
     settled.unwrap_or_else(|_| Err("the copies do not settle".to_owned()))

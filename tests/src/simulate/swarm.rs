@@ -46,6 +46,8 @@ pub(crate) struct Swarm {
     pub(crate) lost_writes: bool,
     pub(crate) full: bool,
     pub(crate) ring_changes: bool,
+    pub(crate) snapshots: bool,
+    pub(crate) resizes: bool,
     /// Requests that a client has under way.
     pub(crate) depth: u64,
     /// Between two requests of a client.
@@ -55,6 +57,7 @@ pub(crate) struct Swarm {
     pub(crate) checkpoint_bytes: u64,
     pub(crate) cache_bytes: usize,
     pub(crate) buffer_bytes: usize,
+    pub(crate) map_bytes: usize,
     pub(crate) ttl_ms: u64,
 }
 
@@ -91,12 +94,15 @@ impl Swarm {
             lost_writes: off,
             full: off,
             ring_changes: off,
+            snapshots: off,
+            resizes: off,
             depth: 1,
             think_ms: 0..1,
             window_blocks: 2,
             checkpoint_bytes: 1 << 20,
             cache_bytes: 128 << 10,
             buffer_bytes: 64 << 10,
+            map_bytes: 1 << 20,
             ttl_ms: 1000,
         }
     }
@@ -114,7 +120,7 @@ impl Swarm {
         let slow = on(20);
         // Whoever does not think writes as much in a tenth of the time.
         let is_hasty = on(40);
-        Self {
+        let swarm = Self {
             nodes,
             replication,
             volumes: 1 + u64::from(on(20)),
@@ -143,13 +149,39 @@ impl Swarm {
             lost_writes: on(25),
             full: on(15),
             ring_changes: on(35),
+            snapshots: on(50),
+            resizes: on(30),
             depth: *chance.pick(&[1, 4, 16]),
             think_ms: if is_hasty { 0..6 } else { 0..200 },
             window_blocks: *chance.pick(&[2, 4, 16]),
             checkpoint_bytes: *chance.pick(&[128, 256, 1024]) << 10,
             cache_bytes: 128 << 10,
             buffer_bytes: *chance.pick(&[64, 256]) << 10,
+            map_bytes: *chance.pick(&[1 << 10, 1 << 20]),
             ttl_ms: *chance.pick(&[1000, 5000]),
+        };
+        swarm.made_possible()
+    }
+
+    /// Whether a disk forgets what it acknowledged.
+    pub(crate) fn loses_writes(&self) -> bool {
+        self.misdirected || self.lost_writes
+    }
+
+    /// Takes out what nothing could survive.
+    fn made_possible(mut self) -> Self {
+        if self.replication < 3 {
+            self.misdirected = false;
+            self.lost_writes = false;
         }
+        if self.loses_writes() {
+            // A recovery that reaches only the disk that lies cannot know better.
+            self.partitions = false;
+            self.power_loss = false;
+            self.full = false;
+            self.loss = 0;
+            self.lag = 0;
+        }
+        self
     }
 }

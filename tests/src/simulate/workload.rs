@@ -11,19 +11,16 @@ use torus_volume::{Error, OpenError, Volume};
 
 use super::Context;
 use super::chance::Chance;
-use super::cluster::{Client, Cluster};
+use super::cluster::{Client, Cluster, Tracked};
 use super::mutation::Mutation;
 use super::network::millis;
 use super::node::lock;
-use super::oracle::{History, Life, SECTOR, content, values};
+use super::oracle::{History, Life, SECTOR, Snapshot, content, values};
 
 /// One volume's clients.
 pub(crate) struct User {
     pub(crate) cluster: Arc<Cluster>,
-    pub(crate) name: String,
-    /// Its hosts are this number and the next.
-    pub(crate) host: u32,
-    pub(crate) history: Arc<History>,
+    pub(crate) volume: Tracked,
     pub(crate) chance: Arc<Chance>,
 }
 
@@ -41,7 +38,7 @@ impl User {
     pub(crate) async fn run(self) {
         let mut round = 0;
         loop {
-            let host = self.host + round % 2;
+            let host = self.volume.host + round % 2;
             round += 1;
             let client = Arc::new(self.cluster.client(host));
             self.life(client).await;
@@ -54,7 +51,7 @@ impl User {
         let swarm = &context.swarm;
         let patience = self.chance.millis(2000..60_000);
         let began = Instant::now();
-        let opened = timeout(patience, client.open(&self.name)).await;
+        let opened = timeout(patience, client.open(&self.volume.name)).await;
         let volume = match opened {
             Ok(Ok(volume)) => Arc::new(volume),
             Ok(Err(error)) => {
@@ -73,11 +70,11 @@ impl User {
             }
         };
         context.trace.note("opened", &[client.process.number, millis(began.elapsed())]);
-        let whole = timeout(patience, read_whole(&volume, self.history.sectors())).await;
+        let whole = timeout(patience, read_whole(&volume, self.volume.history.sectors())).await;
         let found = match whole {
             Ok(Ok(found)) => found,
             Ok(Err(Failure::Wrong(what))) => {
-                context.trace.violation(format!("{}: {what}", self.name));
+                context.trace.violation(format!("{}: {what}", self.volume.name));
                 return client.kill();
             }
             Ok(Err(Failure::Error(error))) => {
@@ -86,10 +83,10 @@ impl User {
             }
             Err(_) => return client.kill(),
         };
-        let life = match self.history.begin(found) {
+        let life = match self.volume.history.begin(found) {
             Ok(life) => life,
             Err(what) => {
-                context.trace.violation(format!("{}: {what}", self.name));
+                context.trace.violation(format!("{}: {what}", self.volume.name));
                 return client.kill();
             }
         };
@@ -97,10 +94,10 @@ impl User {
         let number = lock(&life).number;
         let worker = Worker {
             context: Arc::clone(context),
-            name: self.name.clone(),
+            name: self.volume.name.clone(),
             volume: Arc::clone(&volume),
             life,
-            sectors: self.history.sectors(),
+            history: Arc::clone(&self.volume.history),
             chance: Chance::new(self.chance.draw(), &format!("worker of life {number}")),
         };
         let ends = self.chance.within(0..100);
@@ -142,7 +139,7 @@ impl User {
     }
 
     fn judge_error(&self, error: &Error, during: &str) {
-        judge(&self.cluster.context, &self.name, error, during);
+        judge(&self.cluster.context, &self.volume.name, error, during);
     }
 }
 
@@ -151,7 +148,9 @@ fn judge(context: &Context, name: &str, error: &Error, during: &str) {
     match error {
         Error::TakenOver { .. } => context.trace.sometimes("a volume was taken over"),
         Error::Closed => {}
-        Error::Full if context.swarm.full => context.trace.sometimes("a write met a full cluster"),
+        Error::NoSpace if context.swarm.full => {
+            context.trace.sometimes("a write met a full cluster")
+        }
         // A deposed writer may meet any of these.
         Error::Refused(_) => context.trace.sometimes("the metadata refused a writer"),
         error => context.trace.violation(format!("{name}: {during}: {}", super::chain(error))),
@@ -163,11 +162,14 @@ pub(crate) enum Failure {
     Wrong(String),
 }
 
-/// The values of all sectors.
+/// The values of all sectors, of which there are at most so many.
 pub(crate) async fn read_whole(volume: &Volume, sectors: u64) -> Result<Vec<u64>, Failure> {
-    let length = u32::try_from(sectors * SECTOR).unwrap_or(u32::MAX);
+    let length = u32::try_from(volume.size()).unwrap_or(u32::MAX);
     let bytes = volume.read(0, length).await.map_err(Failure::Error)?.concat();
-    values(0, &bytes).map_err(Failure::Wrong)
+    let mut found = values(0, &bytes).map_err(Failure::Wrong)?;
+    // What is behind the end is as good as zero.
+    found.resize(usize::try_from(sectors).unwrap_or(usize::MAX), 0);
+    Ok(found)
 }
 
 /// The work of one life.
@@ -176,7 +178,7 @@ pub(crate) struct Worker {
     pub(crate) name: String,
     pub(crate) volume: Arc<Volume>,
     pub(crate) life: Arc<Mutex<Life>>,
-    pub(crate) sectors: u64,
+    pub(crate) history: Arc<History>,
     pub(crate) chance: Chance,
 }
 
@@ -188,7 +190,7 @@ impl Worker {
             name: self.name.clone(),
             volume: Arc::clone(&self.volume),
             life: Arc::clone(&self.life),
-            sectors: self.sectors,
+            history: Arc::clone(&self.history),
             chance: Chance::new(self.chance.draw(), "requests"),
         };
         async move {
@@ -223,21 +225,27 @@ impl Worker {
 
     /// Draws a range: its first sector and the one behind it.
     fn range(&self) -> (u64, u64) {
-        let first = self.chance.within(0..self.sectors);
+        let sectors = self.volume.size() / SECTOR;
+        let first = self.chance.within(0..sectors);
         let is_aligned = self.chance.happens(700_000);
         let is_long = self.chance.happens(40_000);
-        let longest = (self.sectors - first).min(if is_long { 512 } else { 32 });
+        let longest = (sectors - first).min(if is_long { 512 } else { 32 });
         let count = self.chance.within(1..longest + 1);
         match is_aligned {
             false => (first, first + count),
-            true => (first / 8 * 8, (first + count).next_multiple_of(8).min(self.sectors)),
+            true => (first / 8 * 8, (first + count).next_multiple_of(8).min(sectors)),
         }
     }
 
     fn next(&self) -> BoxFuture<'static, Done> {
         let (first, end) = self.range();
         let (pages, pages_end) = (first.next_multiple_of(8), end / 8 * 8);
+        let swarm = &self.context.swarm;
         match self.chance.within(0..100) {
+            // A few of these go a long way.
+            0 if swarm.snapshots && self.history.snapshots().len() < 5 => self.snapshot(),
+            1 if swarm.resizes => self.resize(),
+            2 if swarm.snapshots => self.flatten(),
             0..10 => self.flush(),
             10..12 => self.checkpoint(),
             12..34 => self.read(first, end),
@@ -273,7 +281,12 @@ impl Worker {
                 }
                 Done::Fine
             }
-            Err(error @ (Error::Read { .. } | Error::Damaged { .. } | Error::Full)) => {
+            // The volume has become smaller meanwhile, or another change of its size is under way.
+            Err(Error::OutOfRange { .. } | Error::Busy) => {
+                lock(life).refuse(span);
+                Done::Fine
+            }
+            Err(error @ (Error::Read { .. } | Error::Damaged { .. } | Error::NoSpace)) => {
                 lock(life).refuse(span);
                 judge(context, name, &error, "a write");
                 Done::Fine
@@ -321,6 +334,53 @@ impl Worker {
             let length = (pages_end - pages) * SECTOR;
             let result = volume.write_zeroes(pages * SECTOR, length, false).await;
             Self::finish(&context, &name, &life, span, false, result)
+        }
+        .boxed()
+    }
+
+    fn snapshot(&self) -> BoxFuture<'static, Done> {
+        let from = lock(&self.life).accepted();
+        let snapshot = format!("s{}", lock(&self.life).fresh_value());
+        let (context, name, volume) = self.shared();
+        let (life, history) = (Arc::clone(&self.life), Arc::clone(&self.history));
+        async move {
+            let result = volume.snapshot(&snapshot, 0).await.map(drop);
+            if result.is_ok() {
+                history.taken(Snapshot::new(snapshot, &life, from));
+            }
+            Self::durable(&context, &name, &life, from, result, "a snapshot was taken")
+        }
+        .boxed()
+    }
+
+    /// Makes the volume smaller or larger again; what is cut off must not come back.
+    fn resize(&self) -> BoxFuture<'static, Done> {
+        let largest = self.history.sectors();
+        let (now, size) = (self.volume.size() / SECTOR, self.chance.within(1..largest / 8 + 1) * 8);
+        let size = size.max(largest / 4);
+        let span = lock(&self.life).issue(size.min(now), now, 0);
+        let (context, name, volume) = self.shared();
+        let life = Arc::clone(&self.life);
+        async move {
+            let result = volume.resize(size * SECTOR, true).await;
+            if result.is_ok() {
+                context.trace.sometimes("a volume was resized");
+            }
+            Self::finish(&context, &name, &life, span, true, result)
+        }
+        .boxed()
+    }
+
+    fn flatten(&self) -> BoxFuture<'static, Done> {
+        let (context, name, volume) = self.shared();
+        async move {
+            match volume.flatten().await {
+                Ok(()) => Done::Fine,
+                Err(error) => {
+                    judge(&context, &name, &error, "flattening");
+                    Done::Over
+                }
+            }
         }
         .boxed()
     }
@@ -387,6 +447,7 @@ impl Worker {
                     context.trace.sometimes("a read was answered");
                     Done::Fine
                 }
+                Err(Error::OutOfRange { .. }) => Done::Fine,
                 Err(error) => {
                     judge(&context, &name, &error, "a read");
                     Done::Over
