@@ -194,7 +194,8 @@ pub(crate) async fn space_comes_back(
             Ok(Err(error)) => return Err(format!("{name} does not open: {}", chain(&error))),
             Err(_) => return Err(format!("{name} does not open again")),
         };
-        sleep(Duration::from_secs(20)).await;
+        // A peer that could not be cleaned up is tried again after a minute.
+        sleep(Duration::from_secs(70)).await;
         step(name, "close", open.close()).await?;
         let volumes = cluster.volumes().await;
         let Some(metadata) = volumes.get(name) else { return Err(format!("{name} is gone")) };
@@ -209,6 +210,10 @@ pub(crate) async fn space_comes_back(
             return Err(format!("{name} needs {missing}, which no peer holds"));
         }
         let leaked: Vec<_> = held.difference(&needed).collect();
+        if cluster.nodes.iter().any(|node| node.life().is_none()) {
+            // What a store that does not start holds, nobody can free.
+            return Ok(());
+        }
         if metadata.is_clean && metadata.retired.is_empty() {
             let Some(leaked) = leaked.first() else { return Ok(()) };
             return Err(format!("{name} says that it is clean, and yet somebody holds {leaked}"));

@@ -1,5 +1,6 @@
 //! What clients do with a volume: open it, read it whole, use it, and end in one way or another.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -98,6 +99,7 @@ impl User {
             volume: Arc::clone(&volume),
             life,
             history: Arc::clone(&self.volume.history),
+            is_resizing: Arc::default(),
             chance: Chance::new(self.chance.draw(), &format!("worker of life {number}")),
         };
         let ends = self.chance.within(0..100);
@@ -179,6 +181,8 @@ pub(crate) struct Worker {
     pub(crate) volume: Arc<Volume>,
     pub(crate) life: Arc<Mutex<Life>>,
     pub(crate) history: Arc<History>,
+    /// One change of the size at a time: whether another is refused is known too late.
+    pub(crate) is_resizing: Arc<AtomicBool>,
     pub(crate) chance: Chance,
 }
 
@@ -191,6 +195,7 @@ impl Worker {
             volume: Arc::clone(&self.volume),
             life: Arc::clone(&self.life),
             history: Arc::clone(&self.history),
+            is_resizing: Arc::clone(&self.is_resizing),
             chance: Chance::new(self.chance.draw(), "requests"),
         };
         async move {
@@ -202,8 +207,17 @@ impl Worker {
                         return;
                     }
                 }
-                let next = worker.next();
-                pending.push(next);
+                if worker.is_to_resize() {
+                    // It overtakes the writes that wait for room.
+                    while let Some(done) = pending.next().await {
+                        if let Done::Over = done {
+                            return;
+                        }
+                    }
+                    pending.push(worker.resize());
+                } else {
+                    pending.push(worker.next());
+                }
                 // Answers are taken while it thinks; the first poll sends the request.
                 let thinking = sleep(worker.chance.millis(worker.context.swarm.think_ms.clone()));
                 tokio::pin!(thinking);
@@ -221,6 +235,11 @@ impl Worker {
                 }
             }
         }
+    }
+
+    fn is_to_resize(&self) -> bool {
+        let is_drawn = self.chance.happens(10_000);
+        is_drawn && self.context.swarm.resizes && !self.is_resizing.swap(true, Ordering::Relaxed)
     }
 
     /// Draws a range: its first sector and the one behind it.
@@ -244,7 +263,6 @@ impl Worker {
         match self.chance.within(0..100) {
             // A few of these go a long way.
             0 if swarm.snapshots && self.history.snapshots().len() < 5 => self.snapshot(),
-            1 if swarm.resizes => self.resize(),
             2 if swarm.snapshots => self.flatten(),
             0..10 => self.flush(),
             10..12 => self.checkpoint(),
@@ -281,8 +299,9 @@ impl Worker {
                 }
                 Done::Fine
             }
-            // The volume has become smaller meanwhile, or another change of its size is under way.
-            Err(Error::OutOfRange { .. } | Error::Busy) => {
+            // The volume has become smaller meanwhile.
+            Err(Error::OutOfRange { .. }) => {
+                context.trace.note("out of range", &[span.end as u64]);
                 lock(life).refuse(span);
                 Done::Fine
             }
@@ -302,6 +321,7 @@ impl Worker {
         let mut life = lock(&self.life);
         let value = life.fresh_value();
         let span = life.issue(first, end, value);
+        self.context.trace.note("write", &[life.number, first, end, value, span.end as u64]);
         drop(life);
         let (context, name, volume) = self.shared();
         let life = Arc::clone(&self.life);
@@ -316,6 +336,7 @@ impl Worker {
 
     fn trim(&self, first: u64, end: u64, pages: u64, pages_end: u64) -> BoxFuture<'static, Done> {
         let span = lock(&self.life).issue(pages, pages_end, 0);
+        self.context.trace.note("zero", &[pages, pages_end, span.end as u64]);
         let (context, name, volume) = self.shared();
         let life = Arc::clone(&self.life);
         let fua = self.chance.happens(100_000);
@@ -328,6 +349,7 @@ impl Worker {
 
     fn write_zeroes(&self, pages: u64, pages_end: u64) -> BoxFuture<'static, Done> {
         let span = lock(&self.life).issue(pages, pages_end, 0);
+        self.context.trace.note("zero", &[pages, pages_end, span.end as u64]);
         let (context, name, volume) = self.shared();
         let life = Arc::clone(&self.life);
         async move {
@@ -359,10 +381,12 @@ impl Worker {
         let (now, size) = (self.volume.size() / SECTOR, self.chance.within(1..largest / 8 + 1) * 8);
         let size = size.max(largest / 4);
         let span = lock(&self.life).issue(size.min(now), now, 0);
+        self.context.trace.note("resize", &[now, size, span.end as u64]);
         let (context, name, volume) = self.shared();
-        let life = Arc::clone(&self.life);
+        let (life, is_resizing) = (Arc::clone(&self.life), Arc::clone(&self.is_resizing));
         async move {
             let result = volume.resize(size * SECTOR, true).await;
+            is_resizing.store(false, Ordering::Relaxed);
             if result.is_ok() {
                 context.trace.sometimes("a volume was resized");
             }
