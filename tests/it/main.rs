@@ -23,6 +23,7 @@ mod metadata;
 mod openers;
 mod ring_change;
 mod rolling;
+mod simulation;
 mod space;
 mod syncs;
 mod tidy;

@@ -28,7 +28,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "torus-nbd",
         ],
     ),
-    ("torus-tests", &[]),
+    // The system tests link to none of them; the simulation does.
+    ("torus-tests", &["torus-blockstore", "torus-metadata", "torus-distributor", "torus-volume"]),
 ];
 
 /// Crates of others that only one of ours may use.

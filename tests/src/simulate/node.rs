@@ -354,6 +354,9 @@ impl Node {
     fn carry_out(self: &Arc<Self>, life: &Arc<Life>, request: Request, asker: Asker) {
         let request = self.context.twist(&life.fences, request);
         let early = self.context.answers_early(&request);
+        if self.context.trace.told() {
+            self.tell(&request);
+        }
         let numbers = [self.index.into(), super::op_number(&request)];
         let result = life.keeper.execute(request);
         if life.disk.is_off() {
@@ -374,6 +377,26 @@ impl Node {
                 self.count_refusal(&refusal);
                 asker.answer(Err(refusal));
             }
+        }
+    }
+
+    /// Prints what changes more than the end of a block.
+    fn tell(&self, request: &Request) {
+        let node = self.index;
+        match request {
+            Request::Delete { epoch, blocks } => {
+                let blocks: Vec<_> = blocks.iter().map(ToString::to_string).collect();
+                println!("node {node}: epoch {epoch} deletes {}", blocks.join(", "));
+            }
+            Request::Seal { block, epoch, seal } => {
+                println!("node {node}: epoch {epoch} seals {block} at {}", seal.length);
+            }
+            Request::Put { block, epoch, data } => {
+                println!("node {node}: epoch {epoch} puts {} bytes as {block}", data.len());
+            }
+            Request::Fence { epoch, .. } => println!("node {node}: epoch {epoch} fences"),
+            Request::Fetch { block } => println!("node {node}: fetch of {block}"),
+            _ => {}
         }
     }
 

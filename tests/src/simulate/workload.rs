@@ -100,6 +100,7 @@ impl User {
             life,
             history: Arc::clone(&self.volume.history),
             is_resizing: Arc::default(),
+            is_over: Arc::default(),
             chance: Chance::new(self.chance.draw(), &format!("worker of life {number}")),
         };
         let ends = self.chance.within(0..100);
@@ -121,7 +122,11 @@ impl User {
             });
             return sleep(time.min(lasts)).await;
         }
-        let worked = timeout(time, worker.run(Duration::MAX)).await;
+        // What it was waiting for when it dies may still be refused: only then is it known that it
+        // was not written. So the answers are heard to the end.
+        let mut working = tokio::spawn(worker.run(Duration::MAX));
+        let worked = timeout(time, &mut working).await;
+        worker.is_over.store(true, Ordering::Relaxed);
         if worked.is_err() && swarm.client_crashes && ends < 80 {
             context.trace.note("client dies", &[client.process.number]);
             context.trace.sometimes("a client died");
@@ -183,6 +188,8 @@ pub(crate) struct Worker {
     pub(crate) history: Arc<History>,
     /// One change of the size at a time: whether another is refused is known too late.
     pub(crate) is_resizing: Arc<AtomicBool>,
+    /// It sends nothing more.
+    pub(crate) is_over: Arc<AtomicBool>,
     pub(crate) chance: Chance,
 }
 
@@ -196,12 +203,14 @@ impl Worker {
             life: Arc::clone(&self.life),
             history: Arc::clone(&self.history),
             is_resizing: Arc::clone(&self.is_resizing),
+            is_over: Arc::clone(&self.is_over),
             chance: Chance::new(self.chance.draw(), "requests"),
         };
         async move {
             let mut pending = Pending::new();
             let end = Instant::now().checked_add(time);
-            while end.is_none_or(|end| Instant::now() < end) {
+            let is_over = || worker.is_over.load(Ordering::Relaxed);
+            while !is_over() && end.is_none_or(|end| Instant::now() < end) {
                 while pending.len() as u64 >= worker.context.swarm.depth {
                     if let Some(Done::Over) = pending.next().await {
                         return;
