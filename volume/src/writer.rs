@@ -22,9 +22,10 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use torus_blockstore::{BlockIndex, BlockPool, CutOff, INodeIndex};
-use torus_metadata::{AskId, Head, SnapshotId, Volume as Metadata};
+use torus_metadata::{AskId, Head, Revision, SnapshotId, Volume as Metadata};
 
 use crate::checkpoint::{LoadError, Prepared};
+use crate::follow::Seen;
 use crate::groups::Groups;
 use crate::log::{Allotment, BlockContent, Identity, Log, Send};
 use crate::map::{Map, Name};
@@ -83,7 +84,7 @@ enum Event {
     },
     Resized {
         size: u64,
-        result: Result<(), Error>,
+        result: Result<Revision, Error>,
     },
     Flattened(Result<(), Error>),
     /// Something was said to the metadata service of which nothing depends.
@@ -183,6 +184,8 @@ pub(crate) struct Writer {
     collector: collect::Collector,
     reclaimer: reclaim::Reclaimer,
     resize: Option<resize::Shrink>,
+    /// When the size was last committed here: what is older says nothing of it.
+    resized_at: Revision,
     was_full: bool,
     asked_for_space: Option<Instant>,
     failed: Option<Error>,
@@ -244,6 +247,7 @@ impl Writer {
             collector: collect::Collector::default(),
             reclaimer: reclaim::Reclaimer::new(&start.metadata),
             resize: None,
+            resized_at: Revision::default(),
             was_full: false,
             asked_for_space: None,
             failed: None,
@@ -256,7 +260,7 @@ impl Writer {
     pub(crate) async fn run(
         mut self,
         mut requests: mpsc::Receiver<Request>,
-        mut changes: watch::Receiver<Option<Metadata>>,
+        mut changes: watch::Receiver<Option<Seen>>,
     ) {
         let mut batch = Vec::new();
         let (mut open, mut is_followed) = (true, true);
@@ -271,7 +275,7 @@ impl Writer {
                 changed = changes.changed(), if is_followed => {
                     is_followed = changed.is_ok();
                     let changed = changes.borrow_and_update().clone();
-                    changed.into_iter().for_each(|volume| self.metadata_changed(volume));
+                    changed.into_iter().for_each(|seen| self.metadata_changed(seen));
                 }
                 Some(event) = self.events.next() => self.handle(event),
                 count = requests.recv_many(&mut batch, 128), if open => {

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use torus_metadata::{Ask, AskId, Command, SnapshotId, Task, Volume as Metadata};
+use torus_metadata::{Ask, AskId, Command, SnapshotId, Task};
 
 use super::{Event, Reply, Writer};
 use crate::Error;
+use crate::follow::Seen;
 use crate::log::Identity;
 
 /// A snapshot that is wanted.
@@ -92,8 +93,10 @@ pub(super) fn commands(snapshots: &[Wanted], identity: &Identity) -> Vec<Command
 
 impl Writer {
     /// The metadata of this volume changed, by this writer or by others.
-    pub(super) fn metadata_changed(&mut self, volume: Metadata) {
-        if self.resize.is_none() && volume.size > self.size.get() {
+    pub(super) fn metadata_changed(&mut self, (revision, volume): Seen) {
+        // Anyone may make it larger; but what was said before it was made smaller here is past.
+        let is_news = self.resized_at < revision;
+        if is_news && self.resize.is_none() && volume.size > self.size.get() {
             tracing::info!(volume = %self.identity.volume, size = volume.size, "the volume grew");
             self.size.set(volume.size);
         }

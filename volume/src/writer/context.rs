@@ -11,8 +11,8 @@ use torus_blockstore::{
     PoolError, Seal,
 };
 use torus_metadata::{
-    Answer, Command, Error as MetadataError, Head, LogPosition, MetadataService, Outcome, Query,
-    Refusal, RingVersion, SnapshotId, Volume, Window,
+    Answer, Applied, Command, Error as MetadataError, Head, LogPosition, MetadataService, Outcome,
+    Query, Refusal, Revision, RingVersion, SnapshotId, Volume, Window,
 };
 
 use crate::Error;
@@ -145,6 +145,11 @@ impl Context {
     /// Puts a command through whose outcome says nothing more.
     pub(crate) async fn tell(&self, command: Command) -> Result<(), Error> {
         self.execute(command).await.map(|_| ())
+    }
+
+    /// As [`tell`](Self::tell); when it was done.
+    pub(crate) async fn tell_when(&self, command: Command) -> Result<Revision, Error> {
+        self.apply(command).await.map(|applied| applied.revision)
     }
 
     /// Deletes blocks on all peers; those that did not do it. Also where only one holds a block: a
@@ -353,9 +358,13 @@ impl Context {
 
     /// Puts a command through, waiting out failures of the service and of the session.
     async fn execute(&self, command: Command) -> Result<Outcome, Error> {
+        self.apply(command).await.map(|applied| applied.outcome)
+    }
+
+    async fn apply(&self, command: Command) -> Result<Applied, Error> {
         loop {
             match self.meta.execute(command.clone()).await {
-                Ok(applied) => return Ok(applied.outcome),
+                Ok(applied) => return Ok(applied),
                 // The session ended while the service was away; its keeper takes the lock again.
                 Err(MetadataError::Refused(Refusal::NotLocked { .. })) => {
                     tokio::time::sleep(RETRY).await;

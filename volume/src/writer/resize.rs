@@ -1,7 +1,7 @@
 //! Changing the size while the volume is in use.
 
 use tokio::sync::oneshot;
-use torus_metadata::{AskId, Command};
+use torus_metadata::{AskId, Command, Revision};
 
 use super::{Event, Reply, Writer};
 use crate::Error;
@@ -92,17 +92,20 @@ impl Writer {
                 None => Ok(()),
             };
             let result = match cut {
-                Ok(()) => context.tell(command).await,
+                Ok(()) => context.tell_when(command).await,
                 Err(error) => Err(error),
             };
             Event::Resized { size, result }
         });
     }
 
-    pub(super) fn resized(&mut self, size: u64, result: Result<(), Error>) {
+    pub(super) fn resized(&mut self, size: u64, result: Result<Revision, Error>) {
         let Some(resize) = self.resize.take() else { return };
         self.size.set(if result.is_ok() { size } else { resize.former });
-        match (resize.asker, result) {
+        if let Ok(revision) = result {
+            self.resized_at = revision;
+        }
+        match (resize.asker, result.map(drop)) {
             // Committing it has answered the ask.
             (Asker::Metadata(_), Ok(())) => {}
             (asker, result) => self.answer_resize(asker, result),
