@@ -18,9 +18,9 @@ mod spec;
 mod store;
 mod temp;
 
-pub use disk::{DirLock, Disk, DiskFile, Mapping, OsDisk};
 #[cfg(any(test, feature = "sim"))]
 pub use disk::{Astray, Fault, SimCounts, SimDisk};
+pub use disk::{DirLock, Disk, DiskFile, Mapping, OsDisk};
 pub use error::Error;
 pub use fence::{Admission, FenceTable};
 pub use identity::PeerIdentity;

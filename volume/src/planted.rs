@@ -5,6 +5,7 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// A check that is left out.
+#[cfg_attr(not(feature = "planted"), expect(unreachable_pub, reason = "for the simulation only"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Planted {
     /// That the bytes of a page are those that its record names.

@@ -1,4 +1,6 @@
 //! The simulation from the command line.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
+#![expect(clippy::disallowed_methods, reason = "how long the runs take in the real world")]
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};

@@ -68,6 +68,7 @@ pub fn missing_events(batch: &Batch) -> Vec<&'static str> {
 }
 
 impl Batch {
+    #[expect(clippy::disallowed_methods, reason = "how long the runs take in the real world")]
     /// Runs seeds from `first` on. Stops at the first failure if `to_first_failure`.
     pub fn run(
         first: u64,

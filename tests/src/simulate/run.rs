@@ -93,10 +93,7 @@ pub(super) fn simulate_as<F: Future<Output = u64>>(
         tracing::subscriber::set_default(told.with_max_level(tracing::Level::DEBUG).finish())
     });
     let run = AssertUnwindSafe(|| runtime.block_on(run(Arc::clone(&context))));
-    let simulated_ms = match panic::catch_unwind(run) {
-        Ok(simulated_ms) => simulated_ms,
-        Err(_) => 0,
-    };
+    let simulated_ms = panic::catch_unwind(run).unwrap_or_default();
     drop(runtime);
     let finished = context.trace.finish();
     let violation = match PANIC.take() {

@@ -47,6 +47,7 @@ impl User {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "a life is told from its beginning to its end")]
     async fn life(&self, client: Arc<Client>) {
         let context = &self.cluster.context;
         let swarm = &context.swarm;
