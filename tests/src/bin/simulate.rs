@@ -85,7 +85,10 @@ fn main() -> ExitCode {
         _ if arguments.enumerate => enumerate(),
         (Some(seed), mutations) => one(*seed, mutations.first().copied(), !arguments.quiet),
         (None, []) => many(&arguments),
-        (None, mutations) => mutations.iter().fold(true, |all, &it| find(it, &arguments) && all),
+        (None, mutations) => {
+            let missed = mutations.iter().filter(|it| !find(**it, &arguments)).count();
+            missed == 0
+        }
     };
     if is_right { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
