@@ -4,19 +4,9 @@ use std::time::Duration;
 
 use torus_tests::{Cluster, ClusterOptions, Outcome, Process, binary, run, tool};
 
-const BOUND: Duration = Duration::from_secs(30);
-const FAILURE: i32 = 1;
-const USAGE: i32 = 2;
+use crate::refused::{FAILURE, USAGE, assert_refused};
 
-/// Asserts an exit code and a message of one line that contains `part`.
-#[track_caller]
-fn assert_refused(outcome: &Outcome, code: i32, part: &str) {
-    assert_eq!(outcome.code, code, "{outcome}");
-    assert!(outcome.stdout.is_empty(), "{outcome}");
-    let lines: Vec<_> = outcome.stderr.lines().collect();
-    assert_eq!(lines.len(), 1, "not one line: {outcome}");
-    assert!(lines[0].contains(part), "nothing of {part:?}: {outcome}");
-}
+const BOUND: Duration = Duration::from_secs(30);
 
 #[test]
 fn volumes_with_bad_names_or_sizes_are_not_created() {
