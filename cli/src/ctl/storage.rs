@@ -14,6 +14,7 @@ use torus_metadata::{Command, Snapshot, Task, Volume as Metadata};
 use torus_volume::{Error, OpenError, Options, Volume};
 
 use super::cluster::Cluster;
+use crate::clock::now_ms;
 use crate::connection::{Connection, owner};
 use crate::failure::Failure;
 use crate::name::SnapshotName;
@@ -164,7 +165,7 @@ pub(super) async fn abandon(volume: &Volume) {
 
 /// Opens a volume for this process alone.
 pub(super) async fn open(connection: &Connection, name: &str) -> Result<Volume, OpenError> {
-    let options = Options::new(owner("torusctl"));
+    let options = Options::new(owner("torusctl"), now_ms);
     torus_volume::open(connection.services.clone(), name, options).await
 }
 
@@ -173,13 +174,15 @@ pub(super) async fn open_snapshot(
     connection: &Connection,
     name: &SnapshotName,
 ) -> Result<Volume, OpenError> {
-    let (services, options) = (connection.services.clone(), Options::new(owner("torusctl")));
+    let (services, options) =
+        (connection.services.clone(), Options::new(owner("torusctl"), now_ms));
     torus_volume::open_snapshot(services, &name.volume, &name.snapshot, options).await
 }
 
 /// Makes a volume, which nobody may have open, what a snapshot of it holds.
 pub(super) async fn restore(connection: &Connection, name: &SnapshotName) -> Result<(), OpenError> {
-    let (services, options) = (connection.services.clone(), Options::new(owner("torusctl")));
+    let (services, options) =
+        (connection.services.clone(), Options::new(owner("torusctl"), now_ms));
     torus_volume::restore(services, &name.volume, &name.snapshot, options).await
 }
 
