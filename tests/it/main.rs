@@ -30,4 +30,5 @@ mod snapshots;
 mod space;
 mod syncs;
 mod tidy;
+mod transfer;
 mod walk_through;
