@@ -172,6 +172,12 @@ impl Volume {
         self.ask(|reply| Request::Flatten { reply }).await
     }
 
+    /// Waits until what can be given back of the peers' space now was given back, as that of deleted
+    /// snapshots; whether nothing is left for later.
+    pub async fn reclaim(&self) -> Result<bool, Error> {
+        self.ask(|reply| Request::Reclaim { reply }).await
+    }
+
     /// Where the pages of a range are stored; the range may pass the end.
     pub(crate) async fn places(
         &self,

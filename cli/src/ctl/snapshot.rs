@@ -88,7 +88,8 @@ async fn delete(cluster: &Cluster, name: &SnapshotName, force: bool) -> Result<R
     let (volume, snapshot) = find_snapshot(cluster, name).await?;
     let (volume, snapshot) = (volume.id, snapshot.id);
     cluster.execute(Command::DeleteSnapshot { volume, snapshot, force }).await?;
-    let text = format!("Deleted snapshot {name}. Its space comes back by and by.\n");
+    let space = storage::reclaim(cluster, &name.volume).await?;
+    let text = format!("Deleted snapshot {name}. {space}\n");
     Ok(Report::new(text, json!({ "deleted": name.to_string() })))
 }
 
@@ -98,6 +99,8 @@ async fn restore(cluster: &Cluster, name: &SnapshotName) -> Result<Report, Failu
     let connection = cluster.connect_for_blocks().await?;
     let restoring = stop.run_until_cancelled(storage::restore(&connection, name));
     restoring.await.ok_or_else(interrupted)?.map_err(storage::cannot_open)?;
+    // What it held instead.
+    storage::reclaim(cluster, &name.volume).await?;
     let text = format!("Volume {} is as it was in {name}.\n", name.volume);
     Ok(Report::new(text, json!({ "restored": name.to_string(), "size": snapshot.size })))
 }
