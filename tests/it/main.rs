@@ -16,6 +16,7 @@ mod clients;
 mod clones;
 mod daemon_crash;
 mod damage;
+mod fill;
 mod harness;
 mod kill_all;
 mod leader_loss;
