@@ -5,7 +5,6 @@
 //! of the state machine itself ([`rehearsal`]).
 
 mod arguments;
-mod clock;
 mod cluster;
 mod progress;
 mod rehearsal;

@@ -3,6 +3,7 @@
 
 pub mod address;
 pub mod blk;
+mod clock;
 pub mod connection;
 pub mod ctl;
 pub mod daemon;

@@ -4,19 +4,9 @@ use std::time::Duration;
 
 use torus_tests::{Cluster, ClusterOptions, Outcome, Process, binary, run, tool};
 
-const BOUND: Duration = Duration::from_secs(30);
-const FAILURE: i32 = 1;
-const USAGE: i32 = 2;
+use crate::refused::{FAILURE, USAGE, assert_refused};
 
-/// Asserts an exit code and a message of one line that contains `part`.
-#[track_caller]
-fn assert_refused(outcome: &Outcome, code: i32, part: &str) {
-    assert_eq!(outcome.code, code, "{outcome}");
-    assert!(outcome.stdout.is_empty(), "{outcome}");
-    let lines: Vec<_> = outcome.stderr.lines().collect();
-    assert_eq!(lines.len(), 1, "not one line: {outcome}");
-    assert!(lines[0].contains(part), "nothing of {part:?}: {outcome}");
-}
+const BOUND: Duration = Duration::from_secs(30);
 
 #[test]
 fn volumes_with_bad_names_or_sizes_are_not_created() {
@@ -39,6 +29,140 @@ fn volumes_with_bad_names_or_sizes_are_not_created() {
         assert_refused(&outcome, code, part);
         assert_eq!(cluster.ctl_json(&["volume", "list"]), before, "after {name:?} {size}");
     }
+}
+
+/// A volume with a snapshot and a clone of that, and one that is empty.
+fn cluster_with_clone() -> Cluster {
+    let cluster =
+        Cluster::start(&ClusterOptions { daemons: 1, replication: 1, ..Default::default() });
+    cluster.create_volume("disk", "16MiB");
+    cluster.create_volume("empty", "16MiB");
+    cluster.snapshot(&["disk@s"]);
+    cluster.ctl(&["volume", "clone", "disk@s", "clone"]).success();
+    std::fs::write(cluster.folder().join("file"), [1; 5000]).unwrap();
+    std::fs::write(cluster.folder().join("nothing"), []).unwrap();
+    cluster
+}
+
+/// Commands as they are typed, `FOLDER` for the cluster's; an exit code and what the line says.
+#[track_caller]
+fn check_refused(cluster: &Cluster, cases: &[(&str, i32, &str)]) {
+    let folder = cluster.folder().to_str().expect("a path in UTF-8");
+    let state = || {
+        let mut list = cluster.ctl_json(&["volume", "list"]);
+        // Whoever opens a volume counts, and has a place for its log.
+        for volume in list["volumes"].as_array_mut().expect("volumes") {
+            for field in ["epoch", "head", "inode_index", "windows"] {
+                volume[field].take();
+            }
+        }
+        list
+    };
+    let before = state();
+    for &(command, code, part) in cases {
+        let command = command.replace("FOLDER", folder);
+        let outcome = cluster.ctl(&command.split(' ').collect::<Vec<_>>());
+        println!("torusctl {command}: {}", outcome.stderr.trim());
+        assert_refused(&outcome, code, part);
+        assert_eq!(state(), before, "after {command}");
+    }
+}
+
+#[test]
+fn snapshots_that_cannot_be_are_not_taken_or_deleted_or_restored() {
+    let cluster = cluster_with_clone();
+    check_refused(
+        &cluster,
+        &[
+            ("snapshot create disk", USAGE, "VOLUME@SNAPSHOT"),
+            ("snapshot create @s", USAGE, "VOLUME@SNAPSHOT"),
+            ("snapshot create disk@", USAGE, "VOLUME@SNAPSHOT"),
+            ("snapshot create disk@a@b", USAGE, "more than one @"),
+            ("snapshot create disk@a/b", USAGE, "a/b"),
+            ("snapshot create disk@s", FAILURE, "already"),
+            ("snapshot create nowhere@s", FAILURE, "nowhere"),
+            ("snapshot create disk@new nowhere@new", FAILURE, "nowhere"),
+            ("snapshot create empty@s disk@s", FAILURE, "already"),
+            ("snapshot create disk@a empty@b", USAGE, "one name"),
+            ("snapshot create disk@a disk@a", USAGE, "twice"),
+            ("snapshot create disk@a --timeout 0", USAGE, "seconds"),
+            ("snapshot list nowhere", FAILURE, "nowhere"),
+            ("snapshot list disk@s", FAILURE, "disk@s"),
+            ("snapshot delete disk@x", FAILURE, "snapshot list disk"),
+            ("snapshot delete disk@s", FAILURE, "flatten or delete"),
+            ("snapshot delete --force disk@s", FAILURE, "flatten or delete"),
+            ("snapshot delete disk", USAGE, "VOLUME@SNAPSHOT"),
+            ("snapshot restore disk@x", FAILURE, "snapshot list disk"),
+            ("snapshot restore nowhere@s", FAILURE, "nowhere"),
+            ("snapshot restore disk", USAGE, "VOLUME@SNAPSHOT"),
+            ("block snapshot create disk@s", FAILURE, "already"),
+            ("volume snapshot delete disk@x", FAILURE, "snapshot list disk"),
+        ],
+    );
+}
+
+#[test]
+fn volumes_are_not_cloned_or_resized_or_renamed_to_what_cannot_be() {
+    let cluster = cluster_with_clone();
+    check_refused(
+        &cluster,
+        &[
+            ("volume clone disk new", USAGE, "snapshot create disk@"),
+            ("volume clone disk@x new", FAILURE, "snapshot list disk"),
+            ("volume clone nowhere@s new", FAILURE, "nowhere"),
+            ("volume clone disk@s clone", FAILURE, "clone"),
+            ("volume clone disk@s a/b", USAGE, "a/b"),
+            ("volume clone disk@s a@b", USAGE, "a@b"),
+            ("volume flatten nowhere", FAILURE, "nowhere"),
+            ("volume resize disk 0", USAGE, "0"),
+            ("volume resize disk 10XB", USAGE, "10XB"),
+            ("volume resize disk 1EiB", FAILURE, "EiB"),
+            ("volume resize nowhere 1GiB", FAILURE, "nowhere"),
+            ("volume resize disk@s 1GiB", USAGE, "disk@s"),
+            ("volume rename disk clone", FAILURE, "clone"),
+            ("volume rename disk a@b", USAGE, "a@b"),
+            ("volume rename nowhere new", FAILURE, "nowhere"),
+            ("volume delete disk", FAILURE, "flatten or delete"),
+            ("volume delete --force disk", FAILURE, "flatten or delete"),
+            ("volume delete disk@s", FAILURE, "disk@s"),
+            ("volume info disk@s", FAILURE, "disk@s"),
+            ("volume create-block new 1GiB --replication 0", USAGE, "0"),
+            ("volume create-block new 1GiB --block-spec parity", USAGE, "parity"),
+            ("volume create-block a@b 1GiB", USAGE, "a@b"),
+        ],
+    );
+    let same = cluster.ctl(&["volume", "resize", "disk", "16MiB"]);
+    same.success();
+}
+
+#[test]
+fn what_is_no_image_is_not_imported_and_what_exists_is_not_written_over() {
+    let cluster = cluster_with_clone();
+    check_refused(
+        &cluster,
+        &[
+            ("volume import FOLDER/nowhere new", FAILURE, "nowhere"),
+            ("volume import FOLDER new", FAILURE, "directory"),
+            ("volume import FOLDER/nothing new", USAGE, "--size"),
+            ("volume import - new", USAGE, "--size"),
+            ("volume import FOLDER/file disk", FAILURE, "disk"),
+            ("volume import FOLDER/file a@b", USAGE, "a@b"),
+            ("volume import FOLDER/file new --size 4KiB", USAGE, "--size"),
+            ("volume import FOLDER/file new --size 1EiB", FAILURE, "EiB"),
+            ("volume import FOLDER/file new --force", USAGE, "--force"),
+            ("volume export nowhere -", FAILURE, "nowhere"),
+            ("volume export disk@x -", FAILURE, "disk@x"),
+            ("volume export disk FOLDER/file", FAILURE, "--force"),
+            ("volume export disk FOLDER/no/such/folder", FAILURE, "no/such"),
+            ("volume export disk FOLDER", FAILURE, "no regular file"),
+            ("volume export disk@s - --since x", FAILURE, "disk@x"),
+            ("volume export disk@s - --since s", USAGE, "older"),
+            ("volume export disk - --since s", USAGE, "disk@"),
+            ("volume export disk@s - --since s --format raw", USAGE, "raw"),
+        ],
+    );
+    let file = cluster.folder().join("file");
+    assert_eq!(std::fs::read(file).unwrap(), [1; 5000]);
 }
 
 #[test]

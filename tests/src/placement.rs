@@ -25,6 +25,12 @@ impl Copies {
     fn are_in_place(&self) -> bool {
         self.places == self.holders && self.unsealed.is_empty()
     }
+
+    /// Whether those that have to hold the block do, if anybody has all of it.
+    fn are_enough(&self) -> bool {
+        let mut sealed = self.holders.difference(&self.unsealed).peekable();
+        sealed.peek().is_none() || sealed.count() >= self.places.len()
+    }
 }
 
 impl Cluster {
@@ -32,15 +38,25 @@ impl Cluster {
     /// many blocks that are. All daemons have to run.
     #[track_caller]
     pub fn wait_for_balance(&self) -> usize {
-        wait_until("every block is at its places and nowhere else", BOUND, || {
+        self.wait_for_copies("every block is at its places and nowhere else", Copies::are_in_place)
+    }
+
+    /// Waits until no block that some peer has sealed lacks a copy.
+    #[track_caller]
+    pub fn wait_for_repair(&self) {
+        self.wait_for_copies("every block has all its copies", Copies::are_enough);
+    }
+
+    #[track_caller]
+    fn wait_for_copies(&self, what: &str, is_well: fn(&Copies) -> bool) -> usize {
+        wait_until(what, BOUND, || {
             let blocks = self.copies();
-            let misplaced: Vec<_> =
-                blocks.iter().filter(|(_, copies)| !copies.are_in_place()).collect();
-            if misplaced.is_empty() {
+            let bad: Vec<_> = blocks.iter().filter(|(_, copies)| !is_well(copies)).collect();
+            if bad.is_empty() {
                 return Ok(blocks.len());
             }
-            let shown = &misplaced[..misplaced.len().min(SHOWN)];
-            Err(format!("{} of {} are not: {shown:#?}", misplaced.len(), blocks.len()))
+            let shown = &bad[..bad.len().min(SHOWN)];
+            Err(format!("{} of {} are not: {shown:#?}", bad.len(), blocks.len()))
         })
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use torus_blockstore::BlockRef;
-use torus_metadata::{Head, SnapshotId, Volume};
+use torus_metadata::{Head, SnapshotId, Volume, Window};
 
 use crate::Services;
 use crate::checkpoint::{LoadError, Loader};
@@ -26,6 +26,10 @@ pub struct Figures {
     pub inodes: u64,
     /// What clients ever wrote.
     pub written: u64,
+    /// When the checkpoint was made, in milliseconds since 1970, by its writer's clock; 0: never.
+    pub made_ms: u64,
+    /// Bytes that the log behind it may have: what a recovery may have to read.
+    pub open_log: u64,
     /// What was ever written for that: records, copies and INodes.
     pub amplified: u64,
 }
@@ -53,12 +57,25 @@ pub struct SnapshotFigures {
 pub async fn figures(services: &Services, volume: &Volume) -> Result<Figures, LoadError> {
     let Some(head) = &volume.head else { return Ok(Figures::default()) };
     let root = Loader { pool: Arc::clone(&services.pool) }.root(head).await?;
-    let (totals, page) = (root.totals, u64::from(PAGE));
+    let (totals, page, made_ms) = (root.totals, u64::from(PAGE), root.made_ms);
+    let behind = |window: &Window| {
+        let end = window.first.0 + window.count;
+        let from = if window.inode == head.position.inode { head.position.block.0 } else { 0 };
+        end.saturating_sub(window.first.0.max(from))
+    };
+    let blocks: u64 = volume.windows.iter().map(behind).sum();
+    let open_log = blocks * u64::from(services.pool.block_size());
     let inodes = root.inodes.values().map(|inode| inode.length).sum();
     if head.volume != volume.id {
         // A clone's first head: nothing of it is its own.
         let in_parents = (totals.own_pages + totals.foreign_pages) * page;
-        return Ok(Figures { mapped: in_parents, in_parents, ..Figures::default() });
+        return Ok(Figures {
+            mapped: in_parents,
+            in_parents,
+            made_ms,
+            open_log,
+            ..Figures::default()
+        });
     }
     let own = totals.own_pages * page;
     Ok(Figures {
@@ -68,6 +85,8 @@ pub async fn figures(services: &Services, volume: &Volume) -> Result<Figures, Lo
         in_parents: totals.foreign_pages * page,
         inodes,
         written: root.written.client,
+        made_ms,
+        open_log,
         amplified: root.written.log + root.written.inodes,
     })
 }

@@ -403,7 +403,7 @@ impl Map {
 
     /// Encodes what changed since the last checkpoint as INode `inode`, and takes it to be stored.
     /// Every block of the map's table must be sealed, and every change [settled](Self::is_settled).
-    pub(crate) fn prepare(&mut self, inode: INodeRef, epoch: Epoch) -> Prepared {
+    pub(crate) fn prepare(&mut self, inode: INodeRef, epoch: Epoch, made_ms: u64) -> Prepared {
         let blocks = self.table.take_dead();
         let mut stream = Stream::new(inode);
         let mut nodes = std::mem::take(&mut self.dirty_nodes);
@@ -432,6 +432,7 @@ impl Map {
             numbers: self.table.count(),
             totals: self.table.totals(),
             written: self.written,
+            made_ms,
             ..Root::default()
         };
         let (stream, inodes) = self.index.finish(stream, epoch, root);

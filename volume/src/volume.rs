@@ -32,13 +32,15 @@ pub struct Options {
     /// Leaves of the map that are kept in memory, in bytes; what changed since the last checkpoint
     /// may take more for a while.
     pub map_bytes: usize,
+    /// The time of day in milliseconds since 1970, for people: checkpoints note when they were made.
+    pub wall_clock: fn() -> u64,
     /// Accepted data that peers have not acknowledged, in bytes; past it writes wait.
     pub buffer_bytes: usize,
 }
 
 impl Options {
     /// The defaults, for `owner`.
-    pub fn new(owner: String) -> Self {
+    pub fn new(owner: String, wall_clock: fn() -> u64) -> Self {
         Self {
             owner,
             session_ttl: Duration::from_secs(5),
@@ -47,6 +49,7 @@ impl Options {
             checkpoint_bytes: 256 << 20,
             cache_bytes: 64 << 20,
             map_bytes: 256 << 20,
+            wall_clock,
             buffer_bytes: 16 << 20,
         }
     }
@@ -167,6 +170,12 @@ impl Volume {
     /// Copies what a clone still has in its parent's blocks, so that it stands by itself.
     pub async fn flatten(&self) -> Result<(), Error> {
         self.ask(|reply| Request::Flatten { reply }).await
+    }
+
+    /// Waits until what can be given back of the peers' space now was given back, as that of deleted
+    /// snapshots; whether nothing is left for later.
+    pub async fn reclaim(&self) -> Result<bool, Error> {
+        self.ask(|reply| Request::Reclaim { reply }).await
     }
 
     /// Where the pages of a range are stored; the range may pass the end.

@@ -433,6 +433,7 @@ impl Writer {
             let _ = reply.send(Err(error.clone()));
         }
         self.asks.fail(&error);
+        self.reclaimer.fail(&error);
         self.failed.get_or_insert(error);
         // Whatever waits for the map is told the same.
         self.retry_parked();

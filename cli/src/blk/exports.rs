@@ -15,6 +15,7 @@ use torus_volume::{
     Error, OpenError as VolumeError, Options, Services, Volume, open, open_snapshot,
 };
 
+use crate::clock::now_ms;
 use crate::connection::owner;
 use crate::name::{SnapshotName, Source};
 
@@ -65,7 +66,7 @@ impl VolumeExports {
     }
 
     async fn open_new(&self, name: &str) -> Result<Volume, VolumeError> {
-        let (services, options) = (self.services.clone(), Options::new(owner("torusblk")));
+        let (services, options) = (self.services.clone(), Options::new(owner("torusblk"), now_ms));
         match name.parse() {
             Ok(Source::Volume(name)) => open(services, &name, options).await,
             Ok(Source::Snapshot(SnapshotName { volume, snapshot })) => {

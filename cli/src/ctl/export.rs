@@ -16,12 +16,12 @@ use torus_metadata::{Snapshot, Volume as Metadata};
 use torus_volume::{OpenError, Volume};
 
 use super::arguments::{Export, Format};
-use super::clock::now_ms;
 use super::cluster::Cluster;
 use super::progress::Progress;
 use super::report::Report;
 use super::storage::{self, find_snapshot, interrupted};
 use super::transfer::{Tally, is_standard};
+use crate::clock::now_ms;
 use crate::connection::Connection;
 use crate::failure::Failure;
 use crate::interrupt;

@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use torus_metadata::{Command, Snapshot, Task, Volume};
 
 use super::arguments::SnapshotCommand;
-use super::clock::{now_ms, utc};
 use super::cluster::{Cluster, refused};
 use super::rehearsal;
 use super::report::{Report, table};
 use super::storage::{self, find_snapshot, interrupted};
+use crate::clock::{now_ms, utc};
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::name::{SnapshotName, shown};
@@ -88,7 +88,8 @@ async fn delete(cluster: &Cluster, name: &SnapshotName, force: bool) -> Result<R
     let (volume, snapshot) = find_snapshot(cluster, name).await?;
     let (volume, snapshot) = (volume.id, snapshot.id);
     cluster.execute(Command::DeleteSnapshot { volume, snapshot, force }).await?;
-    let text = format!("Deleted snapshot {name}. Its space comes back by and by.\n");
+    let space = storage::reclaim(cluster, &name.volume).await?;
+    let text = format!("Deleted snapshot {name}. {space}\n");
     Ok(Report::new(text, json!({ "deleted": name.to_string() })))
 }
 
@@ -98,6 +99,8 @@ async fn restore(cluster: &Cluster, name: &SnapshotName) -> Result<Report, Failu
     let connection = cluster.connect_for_blocks().await?;
     let restoring = stop.run_until_cancelled(storage::restore(&connection, name));
     restoring.await.ok_or_else(interrupted)?.map_err(storage::cannot_open)?;
+    // What it held instead.
+    storage::reclaim(cluster, &name.volume).await?;
     let text = format!("Volume {} is as it was in {name}.\n", name.volume);
     Ok(Report::new(text, json!({ "restored": name.to_string(), "size": snapshot.size })))
 }
@@ -223,10 +226,10 @@ pub(super) mod tests {
         let volumes = [disk.clone(), clone_of(&disk, 2, "copy"), clone_of(&disk, 3, "other")];
         expect![[r#"
             SNAPSHOT      SIZE  CREATED                  READERS  CLONES
-            disk@mon  10.0 GiB  2023-11-14 22:13:20 UTC        0  copy other
-            disk@tue  10.0 GiB  2023-11-14 22:13:20 UTC        1
+            disk@mon  10.0 GiB  2023-11-14T22:13:20Z        0  copy other
+            disk@tue  10.0 GiB  2023-11-14T22:13:20Z        1
         "#]]
         .assert_eq(&list(&disk, &volumes));
-        expect![[r#"{"clones":["copy","other"],"created":"2023-11-14 22:13:20 UTC","created_ms":1700000000001,"id":1,"name":"mon","readers":0,"size":10737418240}"#]].assert_eq(&facts(&disk, &disk.snapshots[0], &volumes).to_string());
+        expect![[r#"{"clones":["copy","other"],"created":"2023-11-14T22:13:20Z","created_ms":1700000000001,"id":1,"name":"mon","readers":0,"size":10737418240}"#]].assert_eq(&facts(&disk, &disk.snapshots[0], &volumes).to_string());
     }
 }

@@ -14,6 +14,7 @@ use torus_metadata::{Command, Snapshot, Task, Volume as Metadata};
 use torus_volume::{Error, OpenError, Options, Volume};
 
 use super::cluster::Cluster;
+use crate::clock::now_ms;
 use crate::connection::{Connection, owner};
 use crate::failure::Failure;
 use crate::name::SnapshotName;
@@ -21,6 +22,8 @@ use ask::Asked;
 
 /// How often it is tried again when others open or close a volume meanwhile.
 const RACES: usize = 16;
+/// How long is waited until space was given back.
+const RECLAIM: Duration = Duration::from_secs(60);
 /// How long closing a volume may take that failed, or of which nothing is to be kept.
 const ABANDON: Duration = Duration::from_secs(10);
 
@@ -164,7 +167,7 @@ pub(super) async fn abandon(volume: &Volume) {
 
 /// Opens a volume for this process alone.
 pub(super) async fn open(connection: &Connection, name: &str) -> Result<Volume, OpenError> {
-    let options = Options::new(owner("torusctl"));
+    let options = Options::new(owner("torusctl"), now_ms);
     torus_volume::open(connection.services.clone(), name, options).await
 }
 
@@ -173,14 +176,40 @@ pub(super) async fn open_snapshot(
     connection: &Connection,
     name: &SnapshotName,
 ) -> Result<Volume, OpenError> {
-    let (services, options) = (connection.services.clone(), Options::new(owner("torusctl")));
+    let (services, options) =
+        (connection.services.clone(), Options::new(owner("torusctl"), now_ms));
     torus_volume::open_snapshot(services, &name.volume, &name.snapshot, options).await
 }
 
 /// Makes a volume, which nobody may have open, what a snapshot of it holds.
 pub(super) async fn restore(connection: &Connection, name: &SnapshotName) -> Result<(), OpenError> {
-    let (services, options) = (connection.services.clone(), Options::new(owner("torusctl")));
+    let (services, options) =
+        (connection.services.clone(), Options::new(owner("torusctl"), now_ms));
     torus_volume::restore(services, &name.volume, &name.snapshot, options).await
+}
+
+/// Has the space given back that a volume needs no more: by its writer where it has one, else here.
+/// Says what comes of it.
+pub(super) async fn reclaim(cluster: &Cluster, name: &str) -> Result<&'static str, Failure> {
+    const SOON: &str = "Its space comes back within a minute.";
+    const LATER: &str = "Its space comes back when the volume is opened next.";
+    let volume = cluster.volume(name).await?;
+    if volume.retired.is_empty() {
+        return Ok("It had no space to itself.");
+    }
+    if volume.lock.is_some() {
+        return Ok(SOON);
+    }
+    let connection = cluster.connect_for_blocks().await?;
+    let volume = match open(&connection, name).await {
+        Ok(volume) => volume,
+        Err(OpenError::InUse { .. }) => return Ok(SOON),
+        // What was asked for is done; peers that do not answer only keep the space for a while.
+        Err(_) => return Ok(LATER),
+    };
+    let reclaimed = tokio::time::timeout(RECLAIM, volume.reclaim()).await;
+    abandon(&volume).await;
+    Ok(if matches!(reclaimed, Ok(Ok(true))) { "Its space is free." } else { LATER })
 }
 
 /// Why a volume could not be opened by a command that needs it for itself.

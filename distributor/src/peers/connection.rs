@@ -43,7 +43,7 @@ pub(super) struct Connection {
     next_id: AtomicU64,
     waiting: Mutex<Waiting>,
     block_size: u32,
-    /// By the last status.
+    /// By the last status, and what was sent since.
     usage: Mutex<Option<Usage>>,
 }
 
@@ -131,6 +131,7 @@ impl Connection {
     pub(super) fn send(&self, request: Request, reply: Reply) {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (op, flags) = (request.op(), request.flags());
+        let begins_block = request.begins_block();
         let parts = frame::encode(Head { op, flags, status: 0, id }, request.into_body());
         let deadline = Instant::now() + REQUEST_TIMEOUT;
         {
@@ -139,6 +140,10 @@ impl Connection {
                 return fail(reply);
             }
             waiting.requests.insert(id, Unanswered { op, deadline, reply });
+        }
+        // A fast writer fills all of a reserve between two statuses.
+        if begins_block && let Some(usage) = &mut *lock(&self.usage) {
+            usage.used_blocks += 1;
         }
         self.outbox.push(parts, None);
         self.outbox.drive();
@@ -250,8 +255,11 @@ mod tests {
     use super::*;
     use crate::Status;
     use crate::protocol::encode_reply;
+    use bytes::Bytes;
     use tokio::io::{AsyncWriteExt, DuplexStream, duplex, split};
-    use torus_blockstore::{BlockIndex, BlockKind, BlockRef, Geometry, INodeIndex, VolumeId};
+    use torus_blockstore::{
+        Append, BlockIndex, BlockKind, BlockRef, Epoch, Geometry, INodeIndex, VolumeId,
+    };
 
     const TARGET: Target =
         Target { cluster: Uuid::from_u128(7), peer: PeerId(Uuid::from_u128(9)), block_size: 65536 };
@@ -288,10 +296,18 @@ mod tests {
         assert_eq!(answer.await.unwrap(), Err(PeerError::Silent));
     }
 
-    fn fetch() -> Request {
+    fn block() -> BlockRef {
         let (volume, kind) = (VolumeId::new(1).unwrap(), BlockKind::Data);
-        let block = BlockRef { volume, kind, inode: INodeIndex(1), index: BlockIndex(1) };
-        Request::Fetch { block }
+        BlockRef { volume, kind, inode: INodeIndex(1), index: BlockIndex(1) }
+    }
+
+    fn fetch() -> Request {
+        Request::Fetch { block: block() }
+    }
+
+    fn append(offset: u32) -> Request {
+        let data = vec![Bytes::from_static(&[1; 4096])];
+        Request::Append(Append { block: block(), epoch: Epoch(1), offset, data, sync: false })
     }
 
     /// Answers every question for the status, saying one block more each time, and nothing else.
@@ -339,6 +355,26 @@ mod tests {
         }
         let geometry = Geometry { block_size: TARGET.block_size, capacity_blocks: 9 };
         assert_eq!(connection.usage(), Some(Usage { used_blocks: 21, geometry }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_sent_since_the_last_status_counts() {
+        let (connection, reader, mut far) = connect().await;
+        let second = tokio::time::sleep(Duration::from_millis(600));
+        let sending = async {
+            second.await;
+            let before = connection.usage().unwrap().used_blocks;
+            for offset in [0, 4096] {
+                let (reply, _) = oneshot::channel();
+                connection.send(append(offset), reply);
+            }
+            assert_eq!(connection.usage().unwrap().used_blocks, before + 1);
+        };
+        tokio::select! {
+            () = sending => {}
+            ended = connection.run(reader) => panic!("{ended:?}"),
+            () = answer_status(&mut far) => unreachable!(),
+        }
     }
 
     #[tokio::test]

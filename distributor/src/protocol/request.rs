@@ -92,6 +92,15 @@ impl Request {
         }
     }
 
+    /// Whether it may add a block to the peer's store.
+    pub(crate) fn begins_block(&self) -> bool {
+        match self {
+            Request::Append(append) => append.offset == 0,
+            Request::Put { .. } => true,
+            _ => false,
+        }
+    }
+
     pub(crate) fn flags(&self) -> u8 {
         let flag = match self {
             Request::Append(append) => append.sync,

@@ -28,7 +28,8 @@
 //! |     12 |    4 | numbers       | of the block table                                            |
 //! |     16 |   40 | totals        | u64 own blocks, own bytes, own pages, foreign blocks and pages |
 //! |     56 |   32 | written       | u64 bytes from clients, of log, of copies, of INodes, ever    |
-//! |     88 |   40 | node…         | u64 number, place                                             |
+//! |     88 |    8 | made          | u64 milliseconds since 1970, by the writer's clock            |
+//! |     96 |   40 | node…         | u64 number, place                                             |
 //! |      … |   40 | part…         | u64 number, place                                             |
 //! |      … |   32 | INode…        | [`INodeRef`], u64 length, u64 bytes of objects in use          |
 
@@ -47,7 +48,7 @@ const EPOCH: usize = 24;
 const ROOT: usize = 32;
 const CRC: usize = 68;
 const ENTRY_LEN: usize = 8 + ObjectRef::LEN;
-const ROOT_FIXED: usize = 88;
+const ROOT_FIXED: usize = 96;
 const INODE_LEN: usize = 32;
 
 /// Where an object is stored, and what it must be.
@@ -135,6 +136,8 @@ pub(crate) struct Root {
     pub(crate) numbers: u32,
     pub(crate) totals: Totals,
     pub(crate) written: Written,
+    /// When it was made, in milliseconds since 1970, by the writer's clock; for people.
+    pub(crate) made_ms: u64,
 }
 
 impl Root {
@@ -160,7 +163,8 @@ impl Root {
         out.extend_from_slice(&self.numbers.to_le_bytes());
         let (t, w) = (&self.totals, &self.written);
         let totals = [t.own_blocks, t.own_bytes, t.own_pages, t.foreign_blocks, t.foreign_pages];
-        for figure in totals.into_iter().chain([w.client, w.log, w.copied, w.inodes]) {
+        let written = [w.client, w.log, w.copied, w.inodes, self.made_ms];
+        for figure in totals.into_iter().chain(written) {
             out.extend_from_slice(&figure.to_le_bytes());
         }
         for (node, place) in &self.nodes {
@@ -210,6 +214,7 @@ impl Root {
             numbers: half(bytes, 12)?,
             totals,
             written,
+            made_ms: figure(9)?,
         })
     }
 }
@@ -287,6 +292,7 @@ mod tests {
                 foreign_pages: 5,
             },
             written: Written { client: 6, log: 7, copied: 8, inodes: 9 },
+            made_ms: 10,
         };
         let bytes = root.encode();
         assert_eq!(bytes.len(), root.length(1));

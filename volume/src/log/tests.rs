@@ -209,7 +209,8 @@ fn memory_of(pages: u64, page: impl Fn(u64) -> u64, run: u32) -> f64 {
     if let Some(Send::Seal { block, .. }) = log.close_block(&mut map) {
         log.sealed(block.index);
     }
-    map.prepare(INodeRef { volume: identity.volume, inode: INodeIndex(3) }, identity.epoch);
+    let inode = INodeRef { volume: identity.volume, inode: INodeIndex(3) };
+    map.prepare(inode, identity.epoch, 0);
     map.memory() as f64 / (pages * u64::from(PAGE)) as f64
 }
 

@@ -35,7 +35,7 @@ struct Streams(BTreeMap<INodeRef, Vec<u8>>);
 impl Streams {
     fn prepare(&mut self, map: &mut Map, index: u64) -> Dead {
         assert!(map.is_settled());
-        let prepared = map.prepare(inode(index), Epoch(1));
+        let prepared = map.prepare(inode(index), Epoch(1), 0);
         self.0.insert(prepared.inode, prepared.stream);
         prepared.dead
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
+use futures::stream::{self, FuturesUnordered, StreamExt};
 use tokio::time::Instant;
 use torus_blockstore::{BlockKind, BlockRef, BlockState, PeerId, Placement, PoolError, Seal};
 use torus_metadata::{Head, Volume, Window};
@@ -22,6 +23,9 @@ use crate::{Error, OpenError};
 
 /// Between attempts while peers do not answer.
 const RETRY: Duration = Duration::from_millis(200);
+
+/// Bytes of log that are read ahead, of each copy.
+const AHEAD: usize = 4 << 20;
 
 /// What a volume holds.
 pub(crate) struct Recovered {
@@ -67,6 +71,9 @@ struct Located {
     block: BlockRef,
     peers: Vec<PeerId>,
 }
+
+/// Whether any peer answered, and the copies that they have.
+type Copies = (bool, Vec<(BlockState, Bytes)>);
 
 /// A block of the log as it was found.
 struct Found {
@@ -135,34 +142,51 @@ impl Recovery<'_> {
             located.push(self.locate(step).await?);
         }
         let fenced = self.fence(&located).await?;
+        let fenced = &fenced;
+        let ahead = (AHEAD / self.context.pool.block_size() as usize).clamp(1, 8);
+        let mut blocks = stream::iter(located)
+            .map(|located| async move {
+                let copies = self.copies(&located, fenced).await;
+                (located, copies)
+            })
+            .buffered(ahead);
+        let mut sealing = FuturesUnordered::new();
         let mut chain = Chain::at(position.block);
         let (mut last, mut replayed) = (None::<Found>, false);
-        for located in located {
+        while let Some((located, copies)) = blocks.next().await {
             let whole = located.step.given_up;
-            let found = self.find(&located, chain, &fenced).await?;
+            let found = self.find(&located, copies, chain, fenced).await?;
             let ended = found.is_none();
+            let mut complete = Vec::new();
             if let Some(before) = last.take() {
                 // A block with a successor was complete when the successor was begun.
                 if ended && !before.records.sealed {
                     last = Some(before);
                     break;
                 }
-                self.keep(&before, &mut map).await?;
-                replayed = true;
+                complete.push(before);
             }
-            let Some(found) = found else { break };
-            chain = chain.behind(found.block.index, &found.records);
-            if whole {
-                self.keep(&found, &mut map).await?;
+            if let Some(found) = found {
+                chain = chain.behind(found.block.index, &found.records);
+                if whole { complete.push(found) } else { last = Some(found) }
+            }
+            for found in complete {
+                keep(&found, &mut map);
                 replayed = true;
-            } else {
-                last = Some(found);
+                sealing.push(self.seal(found));
+            }
+            while sealing.len() >= ahead {
+                sealing.next().await.transpose()?;
+            }
+            if ended {
+                break;
             }
         }
         let tail = match last {
             Some(found) if found.records.sealed => {
-                self.keep(&found, &mut map).await?;
+                keep(&found, &mut map);
                 replayed = true;
+                sealing.push(self.seal(found));
                 None
             }
             last => last.map(|found| Tail {
@@ -172,6 +196,9 @@ impl Recovery<'_> {
                 bytes: found.bytes,
             }),
         };
+        while let Some(sealed) = sealing.next().await {
+            sealed?;
+        }
         Ok(Recovered { map, replayed, tail })
     }
 
@@ -238,29 +265,34 @@ impl Recovery<'_> {
         Ok(())
     }
 
+    /// What the peers have of a block: its fenced ones, or all, where its writer gave it up. Whether
+    /// any answered.
+    async fn copies(&self, located: &Located, fenced: &BTreeSet<PeerId>) -> Copies {
+        let asked = match located.step.given_up {
+            true => self.context.pool.all_peers().await.unwrap_or_default(),
+            false => located.peers.iter().copied().filter(|it| fenced.contains(it)).collect(),
+        };
+        let asked = asked.iter().map(|peer| self.context.pool.fetch(*peer, located.block));
+        let answers = join_all(asked).await;
+        let answered = answers.iter().any(Result::is_ok);
+        (answered, answers.into_iter().filter_map(|answer| answer.ok().flatten()).collect())
+    }
+
     /// The best copy of a block on its fenced peers; `None`: a peer that must hold whatever was
     /// flushed of it holds nothing that continues the log. A block that its writer gave up is
     /// looked for everywhere, until a sealed copy is found.
     async fn find(
         &self,
         located: &Located,
+        mut found: Copies,
         chain: Chain,
         fenced: &BTreeSet<PeerId>,
     ) -> Result<Option<Found>, OpenError> {
         let (block, step) = (located.block, &located.step);
-        let peers: Vec<PeerId> =
-            located.peers.iter().copied().filter(|peer| fenced.contains(peer)).collect();
         let limit = step.cut_at.unwrap_or(u32::MAX);
         let epoch = self.volume.windows[step.window].epoch;
         loop {
-            let asked = match step.given_up {
-                true => self.context.pool.all_peers().await.unwrap_or_default(),
-                false => peers.clone(),
-            };
-            let answers = join_all(asked.iter().map(|p| self.context.pool.fetch(*p, block))).await;
-            let answered = answers.iter().any(Result::is_ok);
-            let copies: Vec<(BlockState, Bytes)> =
-                answers.into_iter().filter_map(|answer| answer.ok().flatten()).collect();
+            let (answered, copies) = &found;
             let views = copies.iter().map(|(state, bytes)| Copy { state: *state, bytes });
             let best = best_copy(block, epoch, chain, limit, views.enumerate());
             let is_whole = |records: &Records| {
@@ -270,38 +302,35 @@ impl Recovery<'_> {
                 Some((_, records)) => !step.given_up || is_whole(records),
                 None => !step.given_up,
             };
-            if answered && believed {
-                return Ok(best.map(|(which, records)| {
-                    let bytes = copies[which].1.clone();
-                    Found { block, peers: peers.clone(), bytes, records }
+            if *answered && believed {
+                let peers = located.peers.iter().copied().filter(|it| fenced.contains(it));
+                return Ok(best.map(|(which, records)| Found {
+                    block,
+                    peers: peers.collect(),
+                    bytes: copies[which].1.clone(),
+                    records,
                 }));
             }
             let source = PoolError::Unavailable { block, silent: located.peers.clone() };
             self.wait(Error::Read { block, source }.into()).await?;
+            found = self.copies(located, fenced).await;
         }
     }
 
-    /// Seals a complete block on its peers and points the map at it.
-    async fn keep(&self, found: &Found, map: &mut Map) -> Result<(), OpenError> {
-        let length = found.records.length;
-        let data = found.bytes.slice(..length as usize);
-        let seal = Seal::of(&data);
+    /// Seals a complete block on its peers.
+    async fn seal(&self, found: Found) -> Result<(), OpenError> {
+        let data = found.bytes.slice(..found.records.length as usize);
+        let Found { block, peers, .. } = found;
         let content =
-            BlockContent { block: found.block, peers: found.peers.clone(), seal, data: vec![data] };
+            BlockContent { block, peers: peers.clone(), seal: Seal::of(&data), data: vec![data] };
         loop {
-            let failed = self.context.seal_on(&content, &found.peers).await?;
-            if found.peers.len() - failed.len()
-                >= self.context.min_replicas().min(found.peers.len())
-            {
-                break;
+            let failed = self.context.seal_on(&content, &peers).await?;
+            if peers.len() - failed.len() >= self.context.min_replicas().min(peers.len()) {
+                return Ok(());
             }
-            let source = PoolError::Unavailable { block: found.block, silent: failed };
-            self.wait(Error::Read { block: found.block, source }.into()).await?;
+            let source = PoolError::Unavailable { block, silent: failed };
+            self.wait(Error::Read { block, source }.into()).await?;
         }
-        let number = map.table.add(found.block.inode, found.block.index);
-        map.table.sealed(number, seal);
-        found.records.headers.iter().for_each(|header| apply(header, number, map));
-        Ok(())
     }
 
     /// Waits a little; past the deadline `error` says for what.
@@ -313,6 +342,14 @@ impl Recovery<'_> {
         tokio::time::sleep(RETRY).await;
         Ok(())
     }
+}
+
+/// Points the map at the pages of a complete block.
+fn keep(found: &Found, map: &mut Map) {
+    let seal = Seal::of(&found.bytes[..found.records.length as usize]);
+    let number = map.table.add(found.block.inode, found.block.index);
+    map.table.sealed(number, seal);
+    found.records.headers.iter().for_each(|header| apply(header, number, map));
 }
 
 /// Points the map at the pages of a record in the block with this number.

@@ -118,7 +118,7 @@ impl World {
             buffer_bytes: 256 * 1024,
             map_bytes: 1000,
             attach_timeout: Duration::from_secs(1),
-            ..Options::new("a test".into())
+            ..Options::new("a test".into(), || 7)
         }
     }
 

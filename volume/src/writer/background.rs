@@ -142,7 +142,7 @@ impl Writer {
         let identity = self.identity;
         let inode_ref = INodeRef { volume: identity.volume, inode };
         self.map.written.log += self.log.written() - self.checkpointed;
-        let prepared = self.map.prepare(inode_ref, identity.epoch);
+        let prepared = self.map.prepare(inode_ref, identity.epoch, (self.options.wall_clock)());
         let block_size = u64::from(identity.block_size);
         let head = Head {
             volume: identity.volume,

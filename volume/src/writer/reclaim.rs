@@ -13,7 +13,7 @@ use std::sync::Arc;
 use torus_blockstore::{BlockKind, BlockRef, INodeIndex, INodeRef, PeerId, VolumeId};
 use torus_metadata::{Command, Head, LogPosition, SnapshotId, Volume as Metadata};
 
-use super::{Context, Event, Writer};
+use super::{Context, Event, Reply, Writer};
 use crate::Error;
 use crate::checkpoint::{Dead, blocks_of_inode};
 
@@ -72,6 +72,8 @@ pub(super) struct Reclaimer {
     /// The same, which failed lately.
     unswept_later: BTreeSet<PeerId>,
     is_retired_stuck: bool,
+    /// Who waits until there is nothing more to do now.
+    waiting: Vec<Reply<bool>>,
     /// Whether the peers have been asked for since they all are to be looked at.
     is_sweep_begun: bool,
     /// Whether they all were, since the volume was left as it was found.
@@ -96,6 +98,7 @@ impl Reclaimer {
             unswept: BTreeSet::new(),
             unswept_later: BTreeSet::new(),
             is_retired_stuck: false,
+            waiting: Vec::new(),
             is_sweep_begun: volume.is_clean,
             is_swept: volume.is_clean,
             ticks: 0,
@@ -117,6 +120,33 @@ impl Reclaimer {
     pub(super) fn is_clean(&self) -> bool {
         let is_freed = self.freeing == 0 && self.graves.is_empty() && self.buried.is_empty();
         is_freed && self.is_swept && self.unswept.is_empty() && self.unswept_later.is_empty()
+    }
+
+    /// `reply` hears when there is nothing more to do now, and whether nothing is left.
+    pub(super) fn wait(&mut self, reply: Reply<bool>) {
+        self.waiting.push(reply);
+    }
+
+    /// Whoever waits is told that the volume failed.
+    pub(super) fn fail(&mut self, error: &Error) {
+        for reply in self.waiting.drain(..) {
+            // Whoever asked may have gone away; so too below.
+            let _ = reply.send(Err(error.clone()));
+        }
+    }
+
+    fn tell_waiting(&mut self) {
+        let is_busy = self.job.is_some()
+            || self.freeing > 0
+            || !self.graves.is_empty()
+            || !self.unswept.is_empty()
+            || (!self.retired.is_empty() && !self.is_retired_stuck);
+        if !is_busy {
+            let is_done = self.is_clean() && self.retired.is_empty();
+            for reply in self.waiting.drain(..) {
+                let _ = reply.send(Ok(is_done));
+            }
+        }
     }
 
     /// A snapshot was taken of this head.
@@ -217,6 +247,7 @@ impl Writer {
         }
         self.decide_candidates();
         self.next_job();
+        self.reclaimer.tell_waiting();
     }
 
     fn next_job(&mut self) {

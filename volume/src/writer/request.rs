@@ -68,6 +68,10 @@ pub(crate) enum Request {
         discard: bool,
         reply: Reply<()>,
     },
+    /// Waits until what can be given back now was given back; whether nothing is left.
+    Reclaim {
+        reply: Reply<bool>,
+    },
     /// Copies what is still in the parent's blocks.
     Flatten {
         reply: Reply<()>,
@@ -119,6 +123,7 @@ impl Request {
             Self::Mapped { reply, .. } => drop(reply.send(Err(error.clone()))),
             Self::Places { reply, .. } => drop(reply.send(Err(error.clone()))),
             Self::Snapshot { reply, .. } => drop(reply.send(Err(error.clone()))),
+            Self::Reclaim { reply } => drop(reply.send(Err(error.clone()))),
             Self::Info { .. } => {}
             Self::Write { reply, .. }
             | Self::Zero { reply, .. }
@@ -158,6 +163,12 @@ impl Writer {
                 self.begin_resize(size, discard, super::resize::Asker::Handle(reply));
             }
             Request::Flatten { reply } => self.flatten(reply),
+            Request::Reclaim { reply } => match &self.failed {
+                Some(error) => {
+                    let _ = reply.send(Err(error.clone()));
+                }
+                None => self.reclaimer.wait(reply),
+            },
             Request::Checkpoint { reply } => match &self.failed {
                 Some(error) => {
                     let _ = reply.send(Err(error.clone()));

@@ -160,7 +160,7 @@ fn clones_are_shown_with_their_parents() {
         Retired: none
     "#]]
     .assert_eq(&info(&volumes[1], &volumes));
-    expect![[r#"{"block_spec":"crc,base","clones":["copy"],"epoch":2,"head":2,"id":1,"in_use_by":null,"inode_index":4,"left_by_import":false,"name":"disk","parent":null,"retired":1,"size":10737418240,"snapshots":[{"clones":["copy"],"created":"2023-11-14 22:13:20 UTC","created_ms":1700000000001,"id":1,"name":"mon","readers":0,"size":10737418240},{"clones":[],"created":"2023-11-14 22:13:20 UTC","created_ms":1700000000002,"id":2,"name":"tue","readers":0,"size":10737418240}],"status":"free","type":"block","windows":0}"#]].assert_eq(&facts(&disk, &volumes).to_string());
+    expect![[r#"{"block_spec":"crc,base","clones":["copy"],"epoch":2,"head":2,"id":1,"in_use_by":null,"inode_index":4,"left_by_import":false,"name":"disk","parent":null,"retired":1,"size":10737418240,"snapshots":[{"clones":["copy"],"created":"2023-11-14T22:13:20Z","created_ms":1700000000001,"id":1,"name":"mon","readers":0,"size":10737418240},{"clones":[],"created":"2023-11-14T22:13:20Z","created_ms":1700000000002,"id":2,"name":"tue","readers":0,"size":10737418240}],"status":"free","type":"block","windows":0}"#]].assert_eq(&facts(&disk, &volumes).to_string());
 }
 
 #[test]

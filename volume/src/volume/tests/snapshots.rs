@@ -61,8 +61,13 @@ fn a_snapshot_stays_as_it_was() {
     let own = world.run(crate::snapshot_figures(&services, &metadata)).unwrap()[0].own;
     assert!(own > SECTORS * SECTOR, "{own}");
     world.delete_snapshot("v", "one").unwrap();
-    world.settle("v");
+    let volume = world.open();
+    world.run(async {
+        assert!(volume.reclaim().await.unwrap());
+        volume.close().await.unwrap();
+    });
     world.assert_nothing_leaks("v");
+    assert!(world.metadata("v").is_clean);
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn opening_a_large_volume_reads_little_of_it() {
     world.execute(Command::LockVolume { volume: id, session });
     world.execute(Command::ReserveINodes { volume: id, epoch: Epoch(1), count: 2 });
     let name = INodeRef { volume: id, inode: INodeIndex(2) };
-    let stream = Bytes::from(map.prepare(name, Epoch(1)).stream);
+    let stream = Bytes::from(map.prepare(name, Epoch(1), 0).stream);
     let blocks = (stream.len() as u64).div_ceil(BLOCK_SIZE.into());
     let pool = world.pool.clone();
     world.run(async {

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use torus_metadata::Volume;
 use torus_volume::{Figures, SnapshotFigures, figures, snapshot_figures};
 
+use crate::clock::age;
 use crate::ctl::cluster::Cluster;
 use crate::failure::Failure;
 use crate::size::Bytes;
@@ -41,7 +42,8 @@ impl Space {
 
 /// The lines of `volume info`.
 pub(super) fn describe(volume: &Volume, space: &Space) -> String {
-    let Figures { mapped, stored, garbage, in_parents, inodes, .. } = space.volume;
+    let Figures { mapped, stored, garbage, in_parents, inodes, made_ms, open_log, .. } =
+        space.volume;
     let amplification = space.volume.write_amplification();
     let amplification = amplification.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
     let mut text = format!(
@@ -53,6 +55,10 @@ pub(super) fn describe(volume: &Volume, space: &Space) -> String {
         Bytes(inodes),
         Bytes(in_parents),
     );
+    if made_ms > 0 {
+        let (age, log) = (age(made_ms), Bytes(open_log));
+        text.push_str(&format!("Checkpoint made: {age} ago, at most {log} of log behind it\n"));
+    }
     for snapshot in &volume.snapshots {
         if let Some(own) = space.own(volume, &snapshot.name) {
             text.push_str(&format!("Snapshot {} alone: {}\n", snapshot.name, Bytes(own)));
@@ -76,6 +82,8 @@ pub(super) fn facts(volume: &Volume, space: Option<&Space>) -> Value {
         "inodes": figures.inodes,
         "written": figures.written,
         "amplified": figures.amplified,
+        "made_ms": figures.made_ms,
+        "open_log": figures.open_log,
         "write_amplification": figures.write_amplification(),
         "snapshots": snapshots.collect::<Vec<_>>(),
     })
@@ -100,6 +108,8 @@ mod tests {
                 inodes: 12 << 20,
                 written: 1000,
                 amplified: 1234,
+                made_ms: 0,
+                open_log: 0,
             },
             snapshots: vec![own(disk.snapshots[0].id, 5 << 20), own(disk.snapshots[1].id, 0)],
         };
@@ -112,7 +122,7 @@ mod tests {
             Snapshot tue alone: 0 B
         "#]]
         .assert_eq(&describe(&disk, &space));
-        expect![[r#"{"amplified":1234,"garbage":1073741824,"in_parents":0,"inodes":12582912,"mapped":3221225472,"snapshots":[{"name":"mon","own":5242880},{"name":"tue","own":0}],"stored":4294967296,"write_amplification":1.234,"written":1000}"#]].assert_eq(&facts(&disk, Some(&space)).to_string());
+        expect![[r#"{"amplified":1234,"garbage":1073741824,"in_parents":0,"inodes":12582912,"made_ms":0,"mapped":3221225472,"open_log":0,"snapshots":[{"name":"mon","own":5242880},{"name":"tue","own":0}],"stored":4294967296,"write_amplification":1.234,"written":1000}"#]].assert_eq(&facts(&disk, Some(&space)).to_string());
         assert_eq!(facts(&disk, None), Value::Null);
     }
 }
