@@ -263,6 +263,27 @@ impl MetadataService for Client {
         .boxed()
     }
 
+    fn execute_until_answered(&self, command: Command) -> BoxFuture<'_, Result<Applied, Error>> {
+        async move {
+            let request = self.shared.requests.begin();
+            loop {
+                match self.call(Call::Execute(request, command.clone())).await {
+                    Ok(Reply::Response(response)) => {
+                        self.shared.requests.end(request);
+                        return Ok(response?);
+                    }
+                    Ok(_) => return Err(Error::Protocol { what: "the answer to a command" }),
+                    Err(error @ Error::Unavailable { .. }) => {
+                        tracing::warn!(%error, "waiting for the metadata service");
+                        tokio::time::sleep(PAUSE_LAST).await;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        .boxed()
+    }
+
     fn query(&self, query: Query) -> BoxFuture<'_, Result<Answer, Error>> {
         async {
             match self.call(Call::Query(query)).await? {

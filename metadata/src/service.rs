@@ -22,6 +22,11 @@ pub trait MetadataService: Send + Sync + 'static {
     /// once.
     fn execute(&self, command: Command) -> BoxFuture<'_, Result<Applied, Error>>;
 
+    /// As [`execute`](Self::execute), but repeats the command with the same identity until the service
+    /// answers: a copy that is still under way then is never carried out after the answer, and so
+    /// not after what the caller does next.
+    fn execute_until_answered(&self, command: Command) -> BoxFuture<'_, Result<Applied, Error>>;
+
     /// Reads the state linearizably: all commands answered before the call are seen.
     fn query(&self, query: Query) -> BoxFuture<'_, Result<Answer, Error>>;
 

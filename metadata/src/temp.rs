@@ -25,6 +25,9 @@ use crate::{
     Revision, SessionId, WatchItem,
 };
 
+/// Between attempts while the service is out of reach.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// How often sessions are looked at.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -115,6 +118,19 @@ impl TempService {
 }
 
 impl MetadataService for TempService {
+    fn execute_until_answered(&self, command: Command) -> BoxFuture<'_, Result<Applied, Error>> {
+        async move {
+            loop {
+                match self.execute(command.clone()).await {
+                    // It does nothing that it does not answer.
+                    Err(Error::Unavailable { .. }) => tokio::time::sleep(PAUSE).await,
+                    answer => return answer,
+                }
+            }
+        }
+        .boxed()
+    }
+
     fn execute(&self, command: Command) -> BoxFuture<'_, Result<Applied, Error>> {
         async {
             self.core.check_reachable().map_err(|_| unreachable_error())?;

@@ -213,7 +213,7 @@ impl Cluster {
             cache_bytes: swarm.cache_bytes,
             buffer_bytes: swarm.buffer_bytes,
             map_bytes: swarm.map_bytes,
-            ..Options::new(format!("client {number}"))
+            ..Options::new(format!("client {number}"), || 1)
         };
         let services = Services { pool, meta: metadata, groups: Groups::default() };
         Client { process, services, options, follower, _diallers: diallers }

@@ -24,6 +24,8 @@ use super::node::lock;
 
 /// How long a client of the service tries before it says that nobody answers.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// The pause before it tries again.
+const BETWEEN_TRIALS: Duration = Duration::from_millis(200);
 
 /// The service, and all it has told its watchers.
 pub(crate) struct Hub {
@@ -162,35 +164,67 @@ fn unavailable() -> Error {
     Error::Unavailable { tried: "the simulated service".to_owned(), source: None }
 }
 
+impl Endpoint {
+    /// One attempt at a command. The copies of one command share `answer`: the service carries it
+    /// out once, and gives later copies the same answer.
+    async fn attempt(&self, command: Command, answer: &Arc<Once>) -> Result<Applied, Error> {
+        self.go().await?;
+        if self.rate(self.hub.context.swarm.meta_late) {
+            // The sender gives up; a copy of it is still under way.
+            let late = Self {
+                hub: Arc::clone(&self.hub),
+                process: Arc::clone(&self.process),
+                chance: Chance::new(self.chance.draw(), "late"),
+            };
+            let (way, answer) = (self.chance.millis(2000..20_000), Arc::clone(answer));
+            tokio::spawn(async move {
+                sleep(way).await;
+                late.hub.context.trace.sometimes("a command arrived late");
+                // Nobody waits for the answer.
+                let _ = late.apply_once(command, &answer).await;
+            });
+            sleep(PATIENCE).await;
+            return self.process.only_alive(Err(unavailable())).await;
+        }
+        let result = self.apply_once(command, answer).await;
+        self.come_back().await?;
+        result
+    }
+
+    async fn apply_once(&self, command: Command, answer: &Once) -> Result<Applied, Error> {
+        let mut answer = answer.lock().await;
+        if let Some(answer) = &*answer {
+            return answer.clone().map_err(Error::Refused);
+        }
+        let result = self.apply(command).await;
+        *answer = match &result {
+            Ok(applied) => Some(Ok(applied.clone())),
+            Err(Error::Refused(refusal)) => Some(Err(refusal.clone())),
+            Err(_) => None,
+        };
+        result
+    }
+}
+
+/// What the service answered to a command, once it has.
+type Once = tokio::sync::Mutex<Option<Result<Applied, Refusal>>>;
+
 impl MetadataService for Endpoint {
-    fn execute(&self, command: Command) -> BoxFuture<'_, Result<Applied, Error>> {
+    fn execute_until_answered(&self, command: Command) -> BoxFuture<'_, Result<Applied, Error>> {
         async move {
-            self.go().await?;
-            // FIXME(#3): a late copy of it makes a deleted snapshot again, of another head, whose
-            // blocks the writer then frees.
-            let is_harmful = matches!(command, Command::CommitSnapshot { .. });
-            if self.rate(self.hub.context.swarm.meta_late) && !is_harmful {
-                // The sender gives up; a copy of it is still under way.
-                let late = Self {
-                    hub: Arc::clone(&self.hub),
-                    process: Arc::clone(&self.process),
-                    chance: Chance::new(self.chance.draw(), "late"),
-                };
-                let way = self.chance.millis(2000..20_000);
-                tokio::spawn(async move {
-                    sleep(way).await;
-                    late.hub.context.trace.sometimes("a command arrived late");
-                    // Nobody waits for the answer.
-                    let _ = late.apply(command).await;
-                });
-                sleep(PATIENCE).await;
-                return self.process.only_alive(Err(unavailable())).await;
+            let answer = Arc::default();
+            loop {
+                match self.attempt(command.clone(), &answer).await {
+                    Err(Error::Unavailable { .. }) => sleep(BETWEEN_TRIALS).await,
+                    answer => return answer,
+                }
             }
-            let result = self.apply(command).await;
-            self.come_back().await?;
-            result
         }
         .boxed()
+    }
+
+    fn execute(&self, command: Command) -> BoxFuture<'_, Result<Applied, Error>> {
+        async move { self.attempt(command, &Arc::default()).await }.boxed()
     }
 
     fn query(&self, query: Query) -> BoxFuture<'_, Result<Answer, Error>> {

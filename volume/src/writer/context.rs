@@ -363,7 +363,7 @@ impl Context {
 
     async fn apply(&self, command: Command) -> Result<Applied, Error> {
         loop {
-            match self.meta.execute(command.clone()).await {
+            match self.meta.execute_until_answered(command.clone()).await {
                 Ok(applied) => return Ok(applied),
                 // The session ended while the service was away; its keeper takes the lock again.
                 Err(MetadataError::Refused(Refusal::NotLocked { .. })) => {
