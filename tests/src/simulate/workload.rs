@@ -400,7 +400,8 @@ impl Worker {
             if result.is_ok() {
                 context.trace.sometimes("a volume was resized");
             }
-            Self::finish(&context, &name, &life, span, true, result)
+            // What is cut off is cut durably; growing makes nothing durable.
+            Self::finish(&context, &name, &life, span, size < now, result)
         }
         .boxed()
     }
