@@ -209,6 +209,11 @@ impl Life {
         }
     }
 
+    /// Whether another life of the volume has begun since: this one may meet any error.
+    pub(crate) fn is_deposed(&self) -> bool {
+        self.kept.is_some()
+    }
+
     /// What a flush that begins now must make durable.
     pub(crate) fn accepted(&self) -> usize {
         self.accepted

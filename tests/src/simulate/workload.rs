@@ -317,7 +317,9 @@ impl Worker {
             }
             Err(error @ (Error::Read { .. } | Error::Damaged { .. } | Error::NoSpace)) => {
                 lock(life).refuse(span);
-                judge(context, name, &error, "a write");
+                if !lock(life).is_deposed() {
+                    judge(context, name, &error, "a write");
+                }
                 Done::Fine
             }
             Err(error) => {
@@ -484,7 +486,9 @@ impl Worker {
                 }
                 Err(Error::OutOfRange { .. }) => Done::Fine,
                 Err(error) => {
-                    judge(&context, &name, &error, "a read");
+                    if !lock(&life).is_deposed() {
+                        judge(&context, &name, &error, "a read");
+                    }
                     Done::Over
                 }
             }
