@@ -88,6 +88,8 @@ enum Event {
     Flattened(Result<(), Error>),
     /// Something was said to the metadata service of which nothing depends.
     Told,
+    /// There may be room again.
+    LookForSpace,
     /// The edge pages of a write that does not begin or end with a page.
     Edges {
         write: edge::Unaligned,
@@ -185,6 +187,8 @@ pub(crate) struct Writer {
     resize: Option<resize::Shrink>,
     was_full: bool,
     asked_for_space: Option<Instant>,
+    waiting_since: Option<Instant>,
+    looking_for_space: bool,
     failed: Option<Error>,
     closing: Option<Reply<()>>,
 }
@@ -246,6 +250,8 @@ impl Writer {
             resize: None,
             was_full: false,
             asked_for_space: None,
+            waiting_since: None,
+            looking_for_space: false,
             failed: None,
             closing: None,
             options,
@@ -336,6 +342,7 @@ impl Writer {
             Event::Resized { size, result } => self.resized(size, result),
             Event::Flattened(result) => self.flattened(result),
             Event::Told => {}
+            Event::LookForSpace => self.looking_for_space = false,
             Event::Edges { write, pages } => self.edges_read(write, pages),
             Event::LockLost(error) => self.fail(error),
         }
