@@ -89,6 +89,8 @@ enum Event {
     Flattened(Result<(), Error>),
     /// Something was said to the metadata service of which nothing depends.
     Told,
+    /// There may be room again.
+    LookForSpace,
     /// The edge pages of a write that does not begin or end with a page.
     Edges {
         write: edge::Unaligned,
@@ -188,6 +190,8 @@ pub(crate) struct Writer {
     resized_at: Revision,
     was_full: bool,
     asked_for_space: Option<Instant>,
+    waiting_since: Option<Instant>,
+    looking_for_space: bool,
     failed: Option<Error>,
     closing: Option<Reply<()>>,
 }
@@ -250,6 +254,8 @@ impl Writer {
             resized_at: Revision::default(),
             was_full: false,
             asked_for_space: None,
+            waiting_since: None,
+            looking_for_space: false,
             failed: None,
             closing: None,
             options,
@@ -340,6 +346,7 @@ impl Writer {
             Event::Resized { size, result } => self.resized(size, result),
             Event::Flattened(result) => self.flattened(result),
             Event::Told => {}
+            Event::LookForSpace => self.looking_for_space = false,
             Event::Edges { write, pages } => self.edges_read(write, pages),
             Event::LockLost(error) => self.fail(error),
         }

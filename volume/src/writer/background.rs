@@ -14,6 +14,8 @@ use crate::log::{Allotment, BlockContent};
 const INODES_AT_ONCE: u64 = 16;
 /// A log is checkpointed after so many looks (ten minutes), however little was written.
 const CHECKPOINT_TICKS: u32 = 120;
+/// Dead blocks that are worth a checkpoint while the peers are full.
+const FEW_BLOCKS: u64 = 8;
 /// After so many (twenty seconds), when that gives space back.
 const DEAD_TICKS: u32 = 4;
 
@@ -110,6 +112,9 @@ impl Writer {
 
     /// So many bytes of dead blocks are worth a checkpoint of their own.
     fn dead_limit(&self) -> u64 {
+        if self.was_full {
+            return FEW_BLOCKS * u64::from(self.identity.block_size);
+        }
         let stored = self.map.table.totals().own_bytes;
         (stored / 16).max(u64::from(self.identity.block_size) * self.context.window_blocks)
     }

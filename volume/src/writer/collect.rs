@@ -93,6 +93,13 @@ impl Writer {
         }
     }
 
+    /// Whether there is more garbage than may stay while the peers are full.
+    pub(super) fn has_garbage(&self) -> bool {
+        let totals = self.map.table.totals();
+        let live = totals.own_pages * u64::from(PAGE);
+        totals.own_bytes.saturating_sub(live) > Pressure::High.allowed(live, 0)
+    }
+
     fn choose(&mut self, pressure: Pressure) {
         let totals = self.map.table.totals();
         let passed_over = &self.collector.passed_over;

@@ -135,13 +135,17 @@ impl Reclaimer {
         }
     }
 
-    fn tell_waiting(&mut self) {
-        let is_busy = self.job.is_some()
+    /// Whether there is something to do now that may give space back.
+    pub(super) fn is_busy(&self) -> bool {
+        self.job.is_some()
             || self.freeing > 0
             || !self.graves.is_empty()
             || !self.unswept.is_empty()
-            || (!self.retired.is_empty() && !self.is_retired_stuck);
-        if !is_busy {
+            || (!self.retired.is_empty() && !self.is_retired_stuck)
+    }
+
+    fn tell_waiting(&mut self) {
+        if !self.is_busy() {
             let is_done = self.is_clean() && self.retired.is_empty();
             for reply in self.waiting.drain(..) {
                 let _ = reply.send(Ok(is_done));

@@ -18,6 +18,10 @@ use crate::snapshot::{Stored, pages_of, stored_runs};
 
 /// For so long what was said of the peers' space is believed.
 const SPACE_AGE: Duration = Duration::from_millis(20);
+/// For so long writes wait for garbage collection when the peers are full; then they are refused.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked whether there is room again.
+const LOOK_FOR_SPACE: Duration = Duration::from_millis(50);
 
 /// Something asked of the volume. Ranges have been checked against its size.
 pub(crate) enum Request {
@@ -184,15 +188,41 @@ impl Writer {
 
     /// Carries out a write or zeroing, or lets it wait for its turn.
     fn admit(&mut self, request: Request) {
-        if self.may_admit() { self.carry_out(request) } else { self.waiting.push_back(request) }
+        let waits = matches!(request, Request::Write { .. }) && self.waits_for_space();
+        match self.may_admit() && !waits {
+            true => self.carry_out(request),
+            false => self.waiting.push_back(request),
+        }
     }
 
     pub(super) fn admit_waiting(&mut self) {
-        while self.may_admit_waiting()
-            && let Some(request) = self.waiting.pop_front()
-        {
+        while self.may_admit_waiting() {
+            let is_write = matches!(self.waiting.front(), Some(Request::Write { .. }));
+            if is_write && self.waits_for_space() {
+                return;
+            }
+            let Some(request) = self.waiting.pop_front() else { return };
             self.carry_out(request);
         }
+    }
+
+    /// Whether writes wait: the peers are full, but of what is being collected or freed.
+    fn waits_for_space(&mut self) -> bool {
+        if !self.is_full() {
+            self.waiting_since = None;
+            return false;
+        }
+        let since = *self.waiting_since.get_or_insert_with(Instant::now);
+        let comes_back = self.has_garbage() || self.reclaimer.is_busy();
+        let waits = self.failed.is_none() && since.elapsed() < PATIENCE && comes_back;
+        if waits && !self.looking_for_space {
+            self.looking_for_space = true;
+            self.push_event(async {
+                tokio::time::sleep(LOOK_FOR_SPACE).await;
+                Event::LookForSpace
+            });
+        }
+        waits
     }
 
     fn may_admit(&self) -> bool {
