@@ -29,6 +29,8 @@ const PARTS: usize = 16;
 /// A block that was read to be copied forward.
 pub(super) struct Victim {
     number: u32,
+    /// Its number may be another block's by the time that it was read.
+    block: BlockRef,
     /// `None`: no intact copy can be had now.
     content: Option<(Vec<Header>, Bytes)>,
 }
@@ -148,7 +150,7 @@ impl Writer {
         let context = self.context.clone();
         self.push_event(async move {
             let content = read_whole(&context, entry.block, seal.length).await;
-            Event::Collected(Victim { number, content })
+            Event::Collected(Victim { number, block: entry.block, content })
         });
     }
 
@@ -178,6 +180,11 @@ impl Writer {
     /// read.
     fn copy_forward(&mut self, victim: Victim) -> Option<Victim> {
         let Some((headers, bytes)) = &victim.content else { return None };
+        let entry = self.map.table.get(victim.number);
+        if entry.is_none_or(|entry| entry.block != victim.block) {
+            // It died while it was read.
+            return None;
+        }
         let mut is_ready = true;
         for extent in headers.iter().flat_map(|header| &header.extents) {
             is_ready &=
