@@ -21,6 +21,9 @@ pub enum Error {
     /// No peer that answers holds these bytes.
     #[error("cannot read {block}")]
     Read { block: BlockRef, source: PoolError },
+    /// Which peers there are is not known now.
+    #[error("cannot find out which peers there are")]
+    Peers { source: PoolError },
     /// A peer does not say what it holds.
     #[error("cannot list the blocks of peer {peer}")]
     List { peer: PeerId, source: PoolError },

@@ -74,6 +74,10 @@ pub(crate) struct Map {
     dirty: BTreeSet<u64>,
     dirty_nodes: BTreeSet<u64>,
     index: Index,
+    /// Leaves that come and have changes to be made, or are wanted anew.
+    unsettled: BTreeSet<u64>,
+    /// Leaves that were read and wait for parts of the table.
+    partless: BTreeSet<u64>,
     /// Bytes of the leaves in memory.
     memory: usize,
     /// The leaf at which the next look for leaves to evict begins.
@@ -118,6 +122,8 @@ impl Map {
             dirty,
             dirty_nodes,
             index,
+            unsettled: BTreeSet::new(),
+            partless: BTreeSet::new(),
             memory: 0,
             hand: 0,
             table,
@@ -166,7 +172,10 @@ impl Map {
                 apply(leaf, content, change, &mut self.table);
                 self.memory += content.memory();
             }
-            Some(Slot::Coming { changes, .. }) => changes.push(change),
+            Some(Slot::Coming { changes, .. }) => {
+                changes.push(change);
+                self.unsettled.insert(leaf);
+            }
             None => match self.index.leaf(leaf) {
                 LeafPlace::InNode(place) => {
                     let changes = self.want_node(leaf / NODE_LEAVES, place);
@@ -312,7 +321,10 @@ impl Map {
                 Some(Slot::Here { .. }) => {
                     self.dirty.insert(leaf);
                 }
-                Some(Slot::Coming { is_wanted_anew, .. }) => *is_wanted_anew = true,
+                Some(Slot::Coming { is_wanted_anew, .. }) => {
+                    *is_wanted_anew = true;
+                    self.unsettled.insert(leaf);
+                }
                 None => {
                     if let LeafPlace::At(place) = self.index.leaf(leaf) {
                         self.want_leaf(leaf, place, Vec::new(), true);
@@ -348,11 +360,9 @@ impl Map {
                 if !self.table.is_here(part) {
                     self.table.load_part(part, bytes)?;
                 }
-                let is_coming = |(leaf, slot): (&u64, &Slot)| {
-                    matches!(slot, Slot::Coming { leaf: Some(_), .. }).then_some(*leaf)
-                };
-                let coming: Vec<u64> = self.leaves.iter().filter_map(is_coming).collect();
-                coming.into_iter().for_each(|leaf| self.settle(leaf));
+                for leaf in std::mem::take(&mut self.partless) {
+                    self.settle(leaf);
+                }
             }
         }
         Some(())
@@ -368,11 +378,13 @@ impl Map {
         parts.retain(|part| !self.table.is_here(*part));
         if !parts.is_empty() {
             parts.into_iter().for_each(|part| self.want_part(part));
+            self.partless.insert(number);
             return;
         }
         if let Some(Slot::Coming { leaf: Some(mut leaf), changes, is_wanted_anew }) =
             self.leaves.remove(&number)
         {
+            self.unsettled.remove(&number);
             if is_wanted_anew || !changes.is_empty() {
                 self.dirty.insert(number);
             }
@@ -392,12 +404,8 @@ impl Map {
     /// Whether no change waits for something to be read, and all that was wanted anew is there: a
     /// checkpoint can be prepared.
     pub(crate) fn is_settled(&self) -> bool {
-        let is_waiting = |slot: &Slot| match slot {
-            Slot::Here { .. } => false,
-            Slot::Coming { changes, is_wanted_anew, .. } => *is_wanted_anew || !changes.is_empty(),
-        };
         self.nodes_coming.values().all(Vec::is_empty)
-            && !self.leaves.values().any(is_waiting)
+            && self.unsettled.is_empty()
             && self.table.dirty_is_here()
     }
 
@@ -441,8 +449,9 @@ impl Map {
     }
 
     /// Drops leaves that are stored as they are and were not used lately, until the rest takes at
-    /// most `limit` bytes; whether that is so now.
-    pub(crate) fn evict(&mut self, limit: usize) -> bool {
+    /// most `limit` bytes; whether that is so now. Those in INode `not_in` stay: it is not written
+    /// yet.
+    pub(crate) fn evict(&mut self, limit: usize, not_in: Option<INodeRef>) -> bool {
         // Twice round: the first time takes the marks away.
         for _ in 0..2 * self.leaves.len() {
             if self.memory <= limit {
@@ -457,6 +466,7 @@ impl Map {
             if let Slot::Here { leaf, is_touched } = slot
                 && !std::mem::take(is_touched)
                 && !self.dirty.contains(&number)
+                && !matches!(self.index.leaf(number), LeafPlace::At(at) if Some(at.inode) == not_in)
             {
                 self.memory -= leaf.memory();
                 self.leaves.remove(&number);
@@ -474,6 +484,9 @@ impl Map {
     }
 
     fn want_leaf(&mut self, leaf: u64, place: ObjectRef, changes: Vec<Change>, anew: bool) {
+        if anew || !changes.is_empty() {
+            self.unsettled.insert(leaf);
+        }
         let slot = Slot::Coming { leaf: None, changes, is_wanted_anew: anew };
         self.leaves.insert(leaf, slot);
         self.wanted.push_back((Name::Leaf(leaf), place));
@@ -494,6 +507,10 @@ fn apply(number: u64, leaf: &mut Leaf, change: Change, table: &mut BlockTable) {
     let Change { page, count, location } = clipped(change, number);
     let start = (page - number * LEAF_PAGES) as u16;
     leaf.set(start, count as u16, location, |run| table.displaced(run.block, run.pages));
+    if location.is_none() && u64::from(count) == LEAF_PAGES {
+        // Nothing is left; nor should the memory be.
+        *leaf = Leaf::default();
+    }
 }
 
 /// The part of a change that concerns one leaf; they must overlap.

@@ -192,7 +192,7 @@ impl Reader {
             }));
         }
         // What does not fit is dropped later: everything here is stored.
-        self.map.evict(self.limit);
+        self.map.evict(self.limit, None);
     }
 
     fn request(&mut self, request: Request) {

@@ -435,10 +435,17 @@ impl Writer {
         for waiter in self.waiters.drain(..) {
             let _ = waiter.reply.send(Err(error.clone()));
         }
-        let checkpoint = self.checkpoint.take().into_iter().flat_map(|it| it.replies);
-        for reply in checkpoint.chain(self.checkpoint_wanted.drain(..)) {
+        let replies = std::mem::take(&mut self.checkpoint_wanted);
+        let checkpoint = self.checkpoint.take();
+        let (begun, snapshots) =
+            checkpoint.map(|it| (it.replies, it.snapshots)).unwrap_or_default();
+        for reply in replies.into_iter().chain(begun) {
             let _ = reply.send(Err(error.clone()));
         }
+        for snapshot in snapshots {
+            snapshot.fail(&error);
+        }
+        self.fail_resize(&error);
         self.asks.fail(&error);
         self.reclaimer.fail(&error);
         self.failed.get_or_insert(error);

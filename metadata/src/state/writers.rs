@@ -119,7 +119,9 @@ fn follows(volume: &Volume, window: &Window) -> bool {
     }
     match volume.windows.last() {
         Some(last) if window.inode == last.inode => {
-            window.after.is_some() || window.first.0 == last.first.0 + last.count
+            // Never back: a window that a later one has passed over is void.
+            let end = last.first.0 + last.count;
+            window.first.0 == end || (window.after.is_some() && window.first.0 > end)
         }
         Some(last) => window.inode > last.inode,
         None => head.is_none_or(|head| (start.inode, start.block) >= (head.inode, head.block)),

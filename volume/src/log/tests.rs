@@ -222,5 +222,4 @@ fn the_map_takes_little_memory() {
     // Every page at another place of the volume than the one before.
     let random = memory_of(1 << 14, |index| index * 4099 % (1 << 14), 1);
     assert!(random <= 2.5 * MIB_PER_GIB, "{} MiB a GiB", random / MIB_PER_GIB);
-    println!("MiB a GiB: {} sequential, {} random", sequential / MIB_PER_GIB, random / MIB_PER_GIB);
 }

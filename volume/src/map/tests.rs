@@ -155,10 +155,10 @@ fn leaves_that_are_stored_are_dropped_when_memory_is_short() {
     for leaf in 0..100 {
         map.set(leaf * LEAF_PAGES, 1, Some(location));
     }
-    assert!(!map.evict(0), "what is not stored stays");
+    assert!(!map.evict(0, None), "what is not stored stays");
     streams.prepare(&mut map, 2);
     let before = map.memory();
-    assert!(map.evict(1000));
+    assert!(map.evict(1000, None));
     assert!(map.memory() < before);
     while !map.ready(50 * LEAF_PAGES, 1) {
         streams.feed(&mut map);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use torus_metadata::{Ask, AskId, Command, SnapshotId, Task};
+use torus_metadata::{Ask, AskId, Command, Refusal, SnapshotId, Task};
 
 use super::{Event, Reply, Writer};
 use crate::Error;
@@ -16,6 +16,16 @@ pub(super) struct Wanted {
     from: Asker,
     /// Whether it belongs to a group: then no write is taken before it is fixed.
     is_of_group: bool,
+}
+
+impl Wanted {
+    /// Tells the holder of a handle that the volume failed; others learn it from the lock.
+    pub(super) fn fail(self, error: &Error) {
+        if let Asker::Handle(reply) = self.from {
+            // Whoever asked may have gone away; so too below.
+            let _ = reply.send(Err(error.clone()));
+        }
+    }
 }
 
 /// Who asks, and is to be told.
@@ -37,7 +47,7 @@ pub(super) struct Asks {
     still: Option<(AskId, Wanted)>,
     /// Whom to tell that the volume needs its parent no more.
     flatten: Vec<Reply<()>>,
-    flatten_ask: Option<AskId>,
+    flatten_asks: Vec<AskId>,
     is_flattening: bool,
     is_committing_flat: bool,
     /// What stands in the parent's INodes was wanted anew since the last checkpoint.
@@ -66,9 +76,7 @@ impl Asks {
     pub(super) fn fail(&mut self, error: &Error) {
         let still = self.still.take().map(|(_, wanted)| wanted);
         for wanted in self.wanted.drain(..).chain(still) {
-            if let Asker::Handle(reply) = wanted.from {
-                let _ = reply.send(Err(error.clone()));
-            }
+            wanted.fail(error);
         }
         for reply in self.flatten.drain(..) {
             let _ = reply.send(Err(error.clone()));
@@ -133,7 +141,7 @@ impl Writer {
                 self.begin_resize(size, discard, super::resize::Asker::Metadata(ask.id));
             }
             Task::Flatten => {
-                self.asks.flatten_ask = Some(ask.id);
+                self.asks.flatten_asks.push(ask.id);
                 self.begin_flatten();
             }
         }
@@ -227,9 +235,19 @@ impl Writer {
         if totals.foreign_blocks == 0 && foreign.is_empty() && is_own && !self.uncovered {
             self.asks.is_committing_flat = true;
             let (volume, epoch) = (self.identity.volume, self.identity.epoch);
-            let command = Command::CommitFlattened { volume, epoch, ask: self.asks.flatten_ask };
+            let asks = std::mem::take(&mut self.asks.flatten_asks).into_iter().map(Some);
             let context = self.context.clone();
-            self.push_event(async move { Event::Flattened(context.tell(command).await) });
+            self.push_event(async move {
+                for ask in asks.chain([None]) {
+                    let command = Command::CommitFlattened { volume, epoch, ask };
+                    match context.tell(command).await {
+                        // Whoever asked has gone away meanwhile.
+                        Ok(()) | Err(Error::Refused(Refusal::NoSuchAsk)) => {}
+                        Err(error) => return Event::Flattened(Err(error)),
+                    }
+                }
+                Event::Flattened(Ok(()))
+            });
         } else if !self.asks.is_renewing && self.map.want_nodes() {
             self.asks.is_renewing = true;
             self.map.want_anew(&foreign);
@@ -246,8 +264,7 @@ impl Writer {
 
     pub(super) fn flattened(&mut self, result: Result<(), Error>) {
         self.asks.is_committing_flat = false;
-        self.asks.is_flattening = false;
-        self.asks.flatten_ask = None;
+        self.asks.is_flattening = !self.asks.flatten_asks.is_empty();
         for reply in self.asks.flatten.drain(..) {
             let _ = reply.send(result.clone());
         }

@@ -131,7 +131,9 @@ impl Writer {
         if self.overlay.taken() < self.checkpoint_from {
             self.cut(false);
         }
-        let is_closing_early = self.closing.is_some() && !self.waiting.is_empty();
+        // Writes that wait for a group's snapshot wait for this very checkpoint.
+        let is_closing_early =
+            self.closing.is_some() && !self.waiting.is_empty() && !self.asks.stands_still();
         if self.overlay.taken() < self.checkpoint_from || is_closing_early {
             return;
         }
@@ -173,7 +175,9 @@ impl Writer {
     /// looks behind the head, so nobody would settle a block there.
     fn store_checkpoint(&mut self) {
         let Some(checkpoint) = &mut self.checkpoint else { return };
-        if !self.log.is_sealed_before(checkpoint.head.position.block) {
+        // While blocks are mended, a late answer to an old seal must not move the head past them: the
+        // window that says where they were cut off comes first.
+        if self.mending || !self.log.is_sealed_before(checkpoint.head.position.block) {
             return;
         }
         let Some(prepared) = checkpoint.prepared.take() else { return };

@@ -37,13 +37,13 @@ pub(super) struct Victim {
 
 #[derive(Default)]
 pub(super) struct Collector {
-    /// Chosen, best first.
-    chosen: VecDeque<u32>,
+    /// Chosen, best first; a number may be another block's by the time that it is one's turn.
+    chosen: VecDeque<(u32, BlockRef)>,
     reading: usize,
     /// Read; they wait for the map or the log.
     read: VecDeque<Victim>,
     /// Blocks that cannot be read, or do not hold what the table says.
-    passed_over: BTreeSet<u32>,
+    passed_over: BTreeSet<BlockRef>,
     /// Bytes of log at which the last look found nothing; `None`: look whenever there is garbage.
     fruitless_at: Option<u64>,
     last_request: Option<Instant>,
@@ -89,9 +89,9 @@ impl Writer {
         let alone = self.collector.is_idle() || pressure == Pressure::High;
         let most = if alone { ALONE } else { BESIDE_CLIENTS };
         while self.collector.reading + self.collector.read.len() < most
-            && let Some(number) = self.collector.chosen.pop_front()
+            && let Some((number, block)) = self.collector.chosen.pop_front()
         {
-            self.read_victim(number);
+            self.read_victim(number, block);
         }
     }
 
@@ -109,9 +109,9 @@ impl Writer {
             if self.map.want_table(PARTS) {
                 let table = &self.map.table;
                 let foreign = table.iter().filter(|(_, entry)| !table.is_own(entry));
-                let numbers = foreign.map(|(number, _)| number);
+                let blocks = foreign.map(|(number, entry)| (number, entry.block));
                 self.collector.chosen =
-                    numbers.filter(|number| !passed_over.contains(number)).collect();
+                    blocks.filter(|(_, block)| !passed_over.contains(block)).collect();
             }
             return;
         }
@@ -126,8 +126,9 @@ impl Writer {
         }
         let end = (self.identity.inode, self.log.end().map_or_else(Default::default, |end| end.0));
         let survey = survey(&self.map.table, self.reclaimer.pinned(), end, allowed);
-        self.collector.chosen =
-            survey.victims.into_iter().filter(|number| !passed_over.contains(number)).collect();
+        let block = |number| Some((number, self.map.table.get(number)?.block));
+        let blocks = survey.victims.into_iter().filter_map(block);
+        self.collector.chosen = blocks.filter(|(_, block)| !passed_over.contains(block)).collect();
         let is_fruitless = self.collector.chosen.is_empty();
         self.collector.fruitless_at = is_fruitless.then_some(written);
     }
@@ -138,8 +139,9 @@ impl Writer {
         self.context.window_blocks * u64::from(self.identity.block_size) / 2
     }
 
-    fn read_victim(&mut self, number: u32) {
-        let entry = self.map.table.get(number).filter(|entry| entry.live > 0);
+    fn read_victim(&mut self, number: u32, block: BlockRef) {
+        let entry = self.map.table.get(number);
+        let entry = entry.filter(|entry| entry.block == block && entry.live > 0);
         let Some((entry, seal)) = entry.and_then(|entry| Some((entry, entry.seal?))) else {
             return;
         };
@@ -159,7 +161,7 @@ impl Writer {
         if victim.content.is_some() {
             self.collector.read.push_back(victim);
         } else {
-            self.collector.passed_over.insert(victim.number);
+            self.collector.passed_over.insert(victim.block);
         }
     }
 
@@ -228,7 +230,7 @@ impl Writer {
                 left,
                 "a block holds less than the map points at in it"
             );
-            self.collector.passed_over.insert(victim.number);
+            self.collector.passed_over.insert(victim.block);
         }
         None
     }

@@ -155,7 +155,7 @@ impl Context {
     /// Deletes blocks on all peers; those that did not do it. Also where only one holds a block: a
     /// copy of it may be on its way to another.
     pub(crate) async fn free(&self, blocks: Vec<BlockRef>) -> Result<Vec<PeerId>, Error> {
-        let peers = self.pool.all_peers().await.unwrap_or_default();
+        let peers = self.pool.all_peers().await.map_err(|source| Error::Peers { source })?;
         match self.pool.delete(peers, blocks, self.identity.epoch).await {
             Ok(()) => Ok(Vec::new()),
             Err(CutOff::Lost { failed }) => Ok(failed),

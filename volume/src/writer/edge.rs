@@ -91,6 +91,11 @@ impl Writer {
             (Ok(_), Some(error)) => {
                 let _ = write.reply.send(Err(error.clone()));
             }
+            (Ok(_), None) if write.end() > self.size.get().next_multiple_of(PAGE.into()) => {
+                // The volume shrank meanwhile.
+                let (offset, end, size) = (write.offset, write.end(), self.size.get());
+                let _ = write.reply.send(Err(Error::OutOfRange { offset, end, size }));
+            }
             (Ok(pages), None) => {
                 let (page, data) = write.merged(&pages);
                 self.accept(page, data, write.fua, write.reply);

@@ -21,9 +21,10 @@ impl Writer {
                 async move { Event::Arrived { name, bytes: context.load(place).await } },
             );
         }
-        // While a checkpoint is on its way, the index names places that are not written yet.
-        if self.checkpoint.is_none() && !self.is_crammed && !self.map.evict(self.options.map_bytes)
-        {
+        // The index names places in the checkpoint on its way that are not written yet.
+        let checkpoint = self.checkpoint.as_ref().map(|checkpoint| &checkpoint.head);
+        let not_in = checkpoint.map(|head| INodeRef { volume: head.volume, inode: head.inode });
+        if !self.is_crammed && !self.map.evict(self.options.map_bytes, not_in) {
             // What is not stored cannot be dropped.
             self.is_crammed = true;
             self.checkpoint_due = true;
@@ -63,7 +64,6 @@ impl Writer {
             (Some(write), None) => self.write_unaligned(write),
             (None, _) => {}
         }
-        self.collector.map_changed();
     }
 
     /// Whether pages can be looked up now. What is known of a volume that failed can still be read,

@@ -67,6 +67,8 @@ pub(super) struct Reclaimer {
     job: Option<Job>,
     /// What the job has found, while the table is being read.
     candidates: Option<(Job, BTreeSet<BlockRef>)>,
+    /// Held by the reads that were under way when the job began.
+    readers_before: Option<Arc<()>>,
     /// Peers that may hold what nobody needs.
     unswept: BTreeSet<PeerId>,
     /// The same, which failed lately.
@@ -95,6 +97,7 @@ impl Reclaimer {
             freeing: 0,
             job: None,
             candidates: None,
+            readers_before: None,
             unswept: BTreeSet::new(),
             unswept_later: BTreeSet::new(),
             is_retired_stuck: false,
@@ -119,7 +122,11 @@ impl Reclaimer {
     /// Retired heads are known to the metadata.
     pub(super) fn is_clean(&self) -> bool {
         let is_freed = self.freeing == 0 && self.graves.is_empty() && self.buried.is_empty();
-        is_freed && self.is_swept && self.unswept.is_empty() && self.unswept_later.is_empty()
+        is_freed
+            && self.job.is_none()
+            && self.is_swept
+            && self.unswept.is_empty()
+            && self.unswept_later.is_empty()
     }
 
     /// `reply` hears when there is nothing more to do now, and whether nothing is left.
@@ -137,7 +144,9 @@ impl Reclaimer {
 
     /// Whether there is something to do now that may give space back.
     pub(super) fn is_busy(&self) -> bool {
+        let is_asking_for_peers = self.is_sweep_begun && !self.is_swept;
         self.job.is_some()
+            || is_asking_for_peers
             || self.freeing > 0
             || !self.graves.is_empty()
             || !self.unswept.is_empty()
@@ -163,7 +172,13 @@ impl Reclaimer {
     pub(super) fn metadata_changed(&mut self, volume: &Metadata) {
         let exist: BTreeSet<SnapshotId> = volume.snapshots.iter().map(|it| it.id).collect();
         let is_newer = |id: &SnapshotId| *id > volume.snapshots_minted;
-        self.snapshots.retain(|id, _| exist.contains(id) || is_newer(id));
+        let is_gone = |id: &SnapshotId| !exist.contains(id) && !is_newer(id);
+        let heads = self.snapshots.iter().filter(|(id, _)| is_gone(id)).map(|(_, head)| head);
+        if heads.clone().any(|head| !volume.retired.contains(head)) {
+            // What it pinned when a checkpoint left it out, no table names any more.
+            (self.is_swept, self.is_sweep_begun) = (false, false);
+        }
+        self.snapshots.retain(|id, _| !is_gone(id));
         self.snapshots.extend(volume.snapshots.iter().map(|it| (it.id, it.head.clone())));
         self.retired.clone_from(&volume.retired);
     }
@@ -274,6 +289,8 @@ impl Writer {
             (None, None) => return,
         };
         self.reclaimer.job = Some(job.clone());
+        let before = std::mem::replace(&mut self.reclaimer.readers, Arc::new(()));
+        self.reclaimer.readers_before = Some(before);
         let (context, newest) = (self.context.clone(), self.newest_inode());
         self.push_event(async move {
             let blocks = match &job {
@@ -289,8 +306,9 @@ impl Writer {
 
     /// What others write in later epochs has higher INode indexes.
     fn newest_inode(&self) -> INodeIndex {
-        let reserved = self.inodes.iter().copied().max();
-        reserved.unwrap_or(self.head.inode).max(self.identity.inode).max(self.head.inode)
+        let own_head = (self.head.volume == self.identity.volume).then_some(self.head.inode);
+        let known = self.inodes.iter().copied().chain(own_head);
+        known.fold(self.identity.inode, INodeIndex::max)
     }
 
     pub(super) fn reclaimed(&mut self, step: Step) {
@@ -342,7 +360,12 @@ impl Writer {
     fn note_failed(&mut self, failed: Result<Vec<PeerId>, Error>) {
         match failed {
             Ok(failed) => self.reclaimer.unswept_later.extend(failed),
-            Err(error) => self.fail(error),
+            Err(error @ Error::TakenOver { .. }) => self.fail(error),
+            Err(error) => {
+                // What was to be deleted is found again by a sweep.
+                tracing::info!(volume = %self.identity.volume, %error, "blocks are given back later");
+                (self.reclaimer.is_swept, self.reclaimer.is_sweep_begun) = (false, false);
+            }
         }
     }
 
@@ -355,12 +378,16 @@ impl Writer {
         {
             return;
         }
+        // Reads that were under way when the job began may still go to what it is about to delete;
+        // those that were when a checkpoint was prepared, to what is in graves.
+        let readers = self.reclaimer.readers_before.as_ref();
+        let is_read = readers.is_some_and(|readers| Arc::strong_count(readers) > 1);
+        if is_read || !self.reclaimer.graves.is_empty() {
+            return;
+        }
         let Some((job, mut blocks)) = self.reclaimer.candidates.take() else { return };
         for (_, entry) in self.map.table.iter() {
             blocks.remove(&entry.block);
-        }
-        for block in self.reclaimer.graves.iter().flat_map(|grave| &grave.blocks) {
-            blocks.remove(block);
         }
         let inodes = self.map.index().inodes();
         let is_needed = |block: &BlockRef| {

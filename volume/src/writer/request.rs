@@ -272,6 +272,7 @@ impl Writer {
                 let state = if was_full { "has room again" } else { "is full: writes are refused" };
                 tracing::warn!(volume = %self.identity.volume, "the cluster {state}");
                 self.collector.map_changed();
+                self.waiting_since = None;
             }
         }
         self.was_full

@@ -112,6 +112,16 @@ impl Writer {
         }
     }
 
+    /// The volume failed while it was being resized.
+    pub(super) fn fail_resize(&mut self, error: &Error) {
+        // One that is being committed hears from that.
+        if let Some(resize) = self.resize.take_if(|resize| resize.is_looking)
+            && let Asker::Handle(reply) = resize.asker
+        {
+            let _ = reply.send(Err(error.clone()));
+        }
+    }
+
     fn answer_resize(&self, asker: Asker, result: Result<(), Error>) {
         match (asker, result) {
             (Asker::Handle(reply), result) => {
