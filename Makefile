@@ -5,6 +5,9 @@
 #   make test         all tests of all crates, the system tests among them
 #   make test-kernel  the kernel's own NBD driver and a file system, under User-Mode Linux
 #   make bench        three daemons beside qemu-nbd on a file
+#   make bench-sustained  random writes on a volume that fills much of its cluster
+#   make simulate     the deterministic simulation, until it is stopped
+#   make simulate-selftest  planted bugs that the simulation must find
 #   make lint         formatting and clippy
 
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/torus-target
@@ -13,11 +16,11 @@ export TORUS_BIN_DIR := $(abspath $(CARGO_TARGET_DIR))/release
 # One profile and one set of flags everywhere: RocksDB is compiled once.
 CARGO_FLAGS := --release --locked --workspace
 
-.PHONY: build demo test test-kernel bench lint
+.PHONY: build demo test test-kernel bench bench-sustained simulate simulate-selftest lint
 
 build:
 	@tests/setup build
-	cargo build $(CARGO_FLAGS)
+	cargo build --release --locked -p torus-cli
 
 demo: build
 	@tests/setup demo
@@ -35,6 +38,16 @@ test-kernel: build
 bench: build
 	@tests/setup bench
 	@tests/bench
+
+bench-sustained: build
+	@tests/setup bench
+	@tests/bench-sustained
+
+simulate:
+	cargo run --release --locked -p torus-tests --bin simulate -- --minutes 1000000
+
+simulate-selftest:
+	cargo run --release --locked -p torus-tests --features planted --bin simulate -- --mutate all
 
 lint:
 	@tests/setup build

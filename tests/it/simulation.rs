@@ -31,7 +31,7 @@ fn no_seed_breaks_a_promise() {
 fn a_seed_gives_the_same_run_in_every_process() {
     for seed in 1..=6_u64 {
         let here = format!("trace {:016x}", simulate(seed, None, false).hash);
-        let arguments = ["--seed".into(), seed.to_string().into(), "--quiet".into()];
+        let arguments = ["--seed".to_owned(), seed.to_string(), "--quiet".to_owned()];
         let other = run(&binary("simulate"), arguments, Duration::from_secs(60)).success();
         assert!(
             other.stdout.contains(&here),

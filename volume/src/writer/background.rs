@@ -116,7 +116,7 @@ impl Writer {
             return FEW_BLOCKS * u64::from(self.identity.block_size);
         }
         let stored = self.map.table.totals().own_bytes;
-        (stored / 16).max(u64::from(self.identity.block_size) * self.context.window_blocks)
+        (stored / 24).max(u64::from(self.identity.block_size) * self.context.window_blocks / 8)
     }
 
     /// The next checkpoint must hold everything that was accepted so far.

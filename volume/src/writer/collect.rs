@@ -47,6 +47,8 @@ pub(super) struct Collector {
     /// Bytes of log at which the last look found nothing; `None`: look whenever there is garbage.
     fruitless_at: Option<u64>,
     last_request: Option<Instant>,
+    /// Clients make garbage faster than one victim at a time gives it back.
+    is_behind: bool,
 }
 
 impl Collector {
@@ -86,7 +88,8 @@ impl Writer {
         if self.collector.chosen.is_empty() && self.collector.reading == 0 {
             self.choose(pressure);
         }
-        let alone = self.collector.is_idle() || pressure == Pressure::High;
+        let is_behind = self.collector.is_behind;
+        let alone = self.collector.is_idle() || pressure == Pressure::High || is_behind;
         let most = if alone { ALONE } else { BESIDE_CLIENTS };
         while self.collector.reading + self.collector.read.len() < most
             && let Some((number, block)) = self.collector.chosen.pop_front()
@@ -120,8 +123,9 @@ impl Writer {
         let (written, slack) = (self.log.written(), self.slack());
         let is_pausing = self.collector.fruitless_at.is_some_and(|at| written < at + slack / 2);
         let allowed = |live| pressure.allowed(live, slack);
-        if stored.saturating_sub(live) <= allowed(live) || is_pausing || !self.map.want_table(PARTS)
-        {
+        let garbage = stored.saturating_sub(live);
+        self.collector.is_behind = garbage > allowed(live) + allowed(live) / 8;
+        if garbage <= allowed(live) || is_pausing || !self.map.want_table(PARTS) {
             return;
         }
         let end = (self.identity.inode, self.log.end().map_or_else(Default::default, |end| end.0));

@@ -75,7 +75,7 @@ fn overwritten_space_comes_back() {
         volume.flush().await.unwrap();
         assert_eq!(read_all(&volume).await, history.after(4000));
         let info = volume.info().await.unwrap();
-        // Seven tenths of what is stored are in use, but for what was written since.
+        // Three quarters of what is stored are in use, but for what was written since.
         assert!(info.stored < 4 * SECTORS * SECTOR, "{info:?}");
         volume.close().await.unwrap();
     });
