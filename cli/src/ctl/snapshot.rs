@@ -225,7 +225,7 @@ pub(super) mod tests {
         disk.snapshots[1].readers.insert(SessionId(4));
         let volumes = [disk.clone(), clone_of(&disk, 2, "copy"), clone_of(&disk, 3, "other")];
         expect![[r#"
-            SNAPSHOT      SIZE  CREATED                  READERS  CLONES
+            SNAPSHOT      SIZE  CREATED               READERS  CLONES
             disk@mon  10.0 GiB  2023-11-14T22:13:20Z        0  copy other
             disk@tue  10.0 GiB  2023-11-14T22:13:20Z        1
         "#]]

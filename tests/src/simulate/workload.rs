@@ -108,12 +108,21 @@ impl User {
         let time = self.chance.millis(100..30_000);
         if swarm.takeovers && ends < 40 {
             // It goes on, cut off from the metadata, while its successor comes.
+            let is_asleep = ends < 20;
+            let mut sleeps = Duration::ZERO;
+            if is_asleep {
+                // It begins a new block when it wakes up, which its successor has never seen: only
+                // the peers' fences stand in its way then.
+                drop(timeout(patience, volume.checkpoint()).await);
+                sleeps = Duration::from_millis(swarm.ttl_ms + 2000);
+            }
             let cut =
                 self.cluster.network.cut(client.process.host.set(), super::network::META.set());
             let (network, chance) = (Arc::clone(&self.cluster.network), self.chance.draw());
-            let lasts = Duration::from_millis(swarm.ttl_ms * 2 + chance % 20_000);
-            let work = worker.run(lasts * 2);
+            let lasts = Duration::from_millis(swarm.ttl_ms * 2 + chance % 20_000) + sleeps;
             tokio::spawn(async move {
+                sleep(sleeps).await;
+                let work = worker.run(lasts * 2);
                 let cutting = async {
                     sleep(lasts).await;
                     network.heal(cut);
