@@ -9,7 +9,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::Instant;
 use torus_blockstore::{BlockKind, BlockRef, INodeIndex, INodeRef, PeerId, VolumeId};
 use torus_metadata::{Command, Head, LogPosition, SnapshotId, Volume as Metadata};
 
@@ -17,12 +19,14 @@ use super::{Context, Event, Reply, Writer};
 use crate::Error;
 use crate::checkpoint::{Dead, blocks_of_inode};
 
+/// So long it takes at most until it is known how full the peers are.
+const HEARSAY: Duration = Duration::from_secs(1);
 /// Deletions on their way at once.
 const FREEING: usize = 4;
 /// Parts of the block table that are read at a time, to know all of it.
 const PARTS: usize = 16;
-/// A peer that could not be cleaned up is tried again after so many looks (a minute).
-const RETRY_TICKS: u32 = 12;
+/// A peer that could not be cleaned up is tried again after so many looks (fifteen seconds).
+const RETRY_TICKS: u32 = 3;
 /// All peers are looked at again after so many (an hour).
 const SWEEP_TICKS: u32 = 720;
 
@@ -64,6 +68,8 @@ pub(super) struct Reclaimer {
     buried: Vec<Grave>,
     graves: VecDeque<Grave>,
     freeing: usize,
+    /// When blocks were deleted last.
+    freed_at: Option<Instant>,
     job: Option<Job>,
     /// What the job has found, while the table is being read.
     candidates: Option<(Job, BTreeSet<BlockRef>)>,
@@ -95,6 +101,7 @@ impl Reclaimer {
             buried: Vec::new(),
             graves: VecDeque::new(),
             freeing: 0,
+            freed_at: None,
             job: None,
             candidates: None,
             readers_before: None,
@@ -143,7 +150,7 @@ impl Reclaimer {
     }
 
     /// Whether there is something to do now that may give space back.
-    pub(super) fn is_busy(&self) -> bool {
+    fn is_busy(&self) -> bool {
         let is_asking_for_peers = self.is_sweep_begun && !self.is_swept;
         self.job.is_some()
             || is_asking_for_peers
@@ -151,6 +158,13 @@ impl Reclaimer {
             || !self.graves.is_empty()
             || !self.unswept.is_empty()
             || (!self.retired.is_empty() && !self.is_retired_stuck)
+    }
+
+    /// Whether space is coming back: also what the checkpoint on its way leaves out, and what was
+    /// deleted so lately that the peers may not have said so yet.
+    pub(super) fn gives_back(&self) -> bool {
+        let was_freed = self.freed_at.is_some_and(|at| at.elapsed() < HEARSAY);
+        self.is_busy() || !self.buried.is_empty() || was_freed
     }
 
     fn tell_waiting(&mut self) {
@@ -315,6 +329,7 @@ impl Writer {
         match step {
             Step::Freed { failed } => {
                 self.reclaimer.freeing -= 1;
+                self.reclaimer.freed_at = Some(Instant::now());
                 self.note_failed(failed);
             }
             Step::Peers(peers) => {

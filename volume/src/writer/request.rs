@@ -213,7 +213,7 @@ impl Writer {
             return false;
         }
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
-        let comes_back = self.has_garbage() || self.reclaimer.is_busy();
+        let comes_back = self.has_garbage() || self.reclaimer.gives_back();
         let waits = self.failed.is_none() && since.elapsed() < PATIENCE && comes_back;
         if waits && !self.looking_for_space {
             self.looking_for_space = true;
