@@ -7,7 +7,7 @@
 mod disk;
 mod error;
 mod fence;
-mod field;
+pub mod field;
 mod identity;
 mod ids;
 mod inode_store;

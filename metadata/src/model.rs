@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-use torus_blockstore::{BlockIndex, BlockSpec, Epoch, INodeIndex, PeerId, VolumeId};
+use torus_blockstore::{BlockIndex, BlockSpec, Epoch, INodeIndex, INodeRef, PeerId, VolumeId};
 
 /// Counts the changes of the state: one more for each command that changed something. Kept across
 /// restore; not the Raft log index.
@@ -231,6 +231,13 @@ pub struct Head {
     pub epoch: Epoch,
     /// Where the log goes on behind it.
     pub position: LogPosition,
+}
+
+impl Head {
+    /// Its INode.
+    pub fn inode_ref(&self) -> INodeRef {
+        INodeRef { volume: self.volume, inode: self.inode }
+    }
 }
 
 /// A point between two records of a volume's log.

@@ -1,11 +1,11 @@
 //! What a volume takes of the cluster's space, read from its checkpoints: by anybody, also while it
 //! is in use.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use torus_blockstore::BlockRef;
-use torus_metadata::{Head, SnapshotId, Volume, Window};
+use torus_metadata::{Snapshot, SnapshotId, Volume, Window};
 
 use crate::Services;
 use crate::checkpoint::{LoadError, Loader};
@@ -118,17 +118,25 @@ pub async fn snapshot_figures(
     volume: &Volume,
 ) -> Result<Vec<SnapshotFigures>, LoadError> {
     let loader = Loader { pool: Arc::clone(&services.pool) };
-    let mut figures = Vec::new();
-    for snapshot in &volume.snapshots {
-        let mut own = loader.blocks(&snapshot.head, volume.id).await?;
-        let others = volume.snapshots.iter().filter(|other| other.id != snapshot.id);
-        let heads: Vec<&Head> = others.map(|other| &other.head).chain(&volume.head).collect();
-        for head in heads {
-            let needed: BTreeSet<BlockRef> =
-                loader.blocks(head, volume.id).await?.into_keys().collect();
-            own.retain(|block, _| !needed.contains(block));
+    let snapshots = volume.snapshots.iter().map(|snapshot| (Some(snapshot.id), &snapshot.head));
+    let heads = snapshots.chain(volume.head.iter().map(|head| (None, head)));
+    // Each block with its length, and with the one that needs it, as long as there is only one.
+    let mut needed: BTreeMap<BlockRef, (u64, Option<SnapshotId>)> = BTreeMap::new();
+    for (id, head) in heads {
+        for (block, length) in loader.blocks(head, volume.id).await? {
+            let several = |(_, only): &mut (u64, Option<SnapshotId>)| *only = None;
+            needed.entry(block).and_modify(several).or_insert((length, id));
         }
-        figures.push(SnapshotFigures { id: snapshot.id, own: own.values().sum() });
     }
-    Ok(figures)
+    let mut own: BTreeMap<SnapshotId, u64> = BTreeMap::new();
+    for (length, only) in needed.into_values() {
+        if let Some(id) = only {
+            *own.entry(id).or_default() += length;
+        }
+    }
+    let figures = |snapshot: &Snapshot| SnapshotFigures {
+        id: snapshot.id,
+        own: own.get(&snapshot.id).copied().unwrap_or_default(),
+    };
+    Ok(volume.snapshots.iter().map(figures).collect())
 }

@@ -23,6 +23,7 @@ mod planted;
 mod read;
 mod record;
 mod recovery;
+mod retry;
 mod session;
 mod size;
 mod snapshot;

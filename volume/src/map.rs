@@ -20,6 +20,12 @@ use crate::checkpoint::{
 use crate::extent::{LEAF_PAGES, Leaf, Location};
 use crate::table::{BlockTable, PART_NUMBERS};
 
+/// Objects that are read at once.
+const LOADS: usize = 32;
+
+/// Parts of the block table among them, when all of it is wanted.
+const PARTS: usize = 16;
+
 /// A run of pages as a lookup finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Run {
@@ -71,6 +77,8 @@ pub(crate) struct Map {
     nodes_coming: BTreeMap<u64, Vec<Change>>,
     parts_coming: BTreeSet<u32>,
     wanted: VecDeque<(Name, ObjectRef)>,
+    /// What was handed out and has not arrived.
+    loading: usize,
     dirty: BTreeSet<u64>,
     dirty_nodes: BTreeSet<u64>,
     index: Index,
@@ -119,6 +127,7 @@ impl Map {
             nodes_coming,
             parts_coming,
             wanted,
+            loading: 0,
             dirty,
             dirty_nodes,
             index,
@@ -290,15 +299,17 @@ impl Map {
         (self.memory / self.leaves.len().max(1) * self.dirty.len()) as u64
     }
 
-    /// What must be read now; each is handed out once.
-    pub(crate) fn take_wanted(&mut self, most: usize) -> Vec<(Name, ObjectRef)> {
-        let count = most.min(self.wanted.len());
+    /// What must be read now; each is handed out once, and no more than so many at a time until
+    /// they have [arrived](Self::arrived).
+    pub(crate) fn take_wanted(&mut self) -> Vec<(Name, ObjectRef)> {
+        let count = (LOADS - self.loading).min(self.wanted.len());
+        self.loading += count;
         self.wanted.drain(..count).collect()
     }
 
     /// Wants the parts of the block table that are not in memory; whether all are.
-    pub(crate) fn want_table(&mut self, most: usize) -> bool {
-        let away: Vec<u32> = self.table.parts_away().take(most).collect();
+    pub(crate) fn want_table(&mut self) -> bool {
+        let away: Vec<u32> = self.table.parts_away().take(PARTS).collect();
         away.iter().for_each(|part| self.want_part(*part));
         away.is_empty()
     }
@@ -341,6 +352,7 @@ impl Map {
 
     /// What was wanted has been read. `None`: the bytes are not what they should be.
     pub(crate) fn arrived(&mut self, name: Name, bytes: &[u8]) -> Option<()> {
+        self.loading -= 1;
         match name {
             Name::Node(node) => {
                 self.index.load_node(node, bytes)?;

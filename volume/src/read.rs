@@ -1,7 +1,6 @@
 //! Reads pages from the replicas and checks each against the CRC that its record holds.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::future::try_join_all;
@@ -11,12 +10,7 @@ use crate::Error;
 use crate::log::Log;
 use crate::map::{Map, Run};
 use crate::record::{MAX_HEADER, PAGE, UNIT, decode_header};
-
-/// Between attempts while peers that may hold a block do not answer.
-const RETRY: Duration = Duration::from_millis(200);
-
-/// How often a block that nobody has is looked for again: for ten seconds.
-const MISSES: u32 = 50;
+use crate::retry::{MISSES, RETRY};
 
 /// A run of pages that stand one after another in one record.
 #[derive(Clone, Copy, Debug)]

@@ -27,6 +27,7 @@
 //! takes none. Extents apply in order. The first record of a generation has previous block 2^64-1.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use torus_blockstore::field::{u16_at, u32_at, u64_at};
 use torus_blockstore::{BlockIndex, BlockRef, Epoch};
 
 use crate::planted::{Planted, is_left_out};
@@ -241,22 +242,6 @@ fn decode_extent(bytes: &[u8]) -> Result<RecordExtent, RecordError> {
         _ => return Err(RecordError::Malformed),
     };
     Ok(RecordExtent { page: u64_at(bytes, 0), count: u32_at(bytes, 8), kind })
-}
-
-fn u16_at(bytes: &[u8], offset: usize) -> u16 {
-    u16::from_le_bytes([bytes[offset], bytes[offset + 1]])
-}
-
-fn u32_at(bytes: &[u8], offset: usize) -> u32 {
-    let mut word = [0; 4];
-    word.copy_from_slice(&bytes[offset..offset + 4]);
-    u32::from_le_bytes(word)
-}
-
-fn u64_at(bytes: &[u8], offset: usize) -> u64 {
-    let mut word = [0; 8];
-    word.copy_from_slice(&bytes[offset..offset + 8]);
-    u64::from_le_bytes(word)
 }
 
 #[cfg(test)]

@@ -21,9 +21,6 @@ use crate::size::Size;
 use crate::writer::{Context, Request, mapped_runs};
 use crate::{Error, Info, OpenError, Options, Volume};
 
-/// Parts of the map that are read at once.
-const LOADS: usize = 32;
-
 /// Where a page is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stored {
@@ -96,7 +93,7 @@ async fn pin_and_start(
         copies: volume.block_spec.copies(),
     };
     let (sender, requests) = mpsc::channel(QUEUE);
-    let head = INodeRef { volume: snapshot.head.volume, inode: snapshot.head.inode };
+    let head = snapshot.head.inode_ref();
     let reader = Reader::new(context, map, head, options.map_bytes);
     let meta: Arc<dyn MetadataService> = Arc::clone(&services.meta);
     tokio::spawn(async move {
@@ -126,7 +123,6 @@ struct Reader {
     /// Bytes of leaves that are kept in memory.
     limit: usize,
     events: FuturesUnordered<BoxFuture<'static, Event>>,
-    loading: usize,
     parked: Vec<Request>,
     failed: Option<Error>,
 }
@@ -134,7 +130,7 @@ struct Reader {
 impl Reader {
     fn new(context: Context, map: Map, head: INodeRef, limit: usize) -> Self {
         let (events, parked) = Default::default();
-        Self { context, map, head, limit, events, loading: 0, parked, failed: None }
+        Self { context, map, head, limit, events, parked, failed: None }
     }
 
     /// Serves requests until the snapshot is closed; who is to be told.
@@ -167,7 +163,6 @@ impl Reader {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Arrived { name, bytes } => {
-                self.loading -= 1;
                 let inode = self.head;
                 let arrived = bytes.and_then(|bytes| {
                     self.map.arrived(name, &bytes).ok_or(LoadError::Format { inode })
@@ -184,8 +179,7 @@ impl Reader {
     }
 
     fn start_loads(&mut self) {
-        for (name, place) in self.map.take_wanted(LOADS - self.loading) {
-            self.loading += 1;
+        for (name, place) in self.map.take_wanted() {
             let context = self.context.clone();
             self.events.push(Box::pin(async move {
                 Event::Arrived { name, bytes: context.load(place).await }

@@ -178,8 +178,6 @@ pub(crate) struct Writer {
     groups: Groups,
     /// Requests that wait for a part of the map.
     parked: Vec<Request>,
-    /// Parts of the map that are being read.
-    loading: usize,
     /// The map takes more memory than it should, until a checkpoint is stored.
     is_crammed: bool,
     asks: asks::Asks,
@@ -245,7 +243,6 @@ impl Writer {
             size: start.size,
             groups: start.groups,
             parked: Vec::new(),
-            loading: 0,
             is_crammed: false,
             asks: asks::Asks::default(),
             collector: collect::Collector::default(),

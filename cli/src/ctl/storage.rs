@@ -165,10 +165,14 @@ pub(super) async fn abandon(volume: &Volume) {
     let _ = tokio::time::timeout(ABANDON, volume.close()).await;
 }
 
+/// How this process opens volumes and snapshots.
+fn options() -> Options {
+    Options::new(owner("torusctl"), now_ms)
+}
+
 /// Opens a volume for this process alone.
 pub(super) async fn open(connection: &Connection, name: &str) -> Result<Volume, OpenError> {
-    let options = Options::new(owner("torusctl"), now_ms);
-    torus_volume::open(connection.services.clone(), name, options).await
+    torus_volume::open(connection.services.clone(), name, options()).await
 }
 
 /// Opens a snapshot to be read.
@@ -176,16 +180,14 @@ pub(super) async fn open_snapshot(
     connection: &Connection,
     name: &SnapshotName,
 ) -> Result<Volume, OpenError> {
-    let (services, options) =
-        (connection.services.clone(), Options::new(owner("torusctl"), now_ms));
-    torus_volume::open_snapshot(services, &name.volume, &name.snapshot, options).await
+    let services = connection.services.clone();
+    torus_volume::open_snapshot(services, &name.volume, &name.snapshot, options()).await
 }
 
 /// Makes a volume, which nobody may have open, what a snapshot of it holds.
 pub(super) async fn restore(connection: &Connection, name: &SnapshotName) -> Result<(), OpenError> {
-    let (services, options) =
-        (connection.services.clone(), Options::new(owner("torusctl"), now_ms));
-    torus_volume::restore(services, &name.volume, &name.snapshot, options).await
+    let services = connection.services.clone();
+    torus_volume::restore(services, &name.volume, &name.snapshot, options()).await
 }
 
 /// Has the space given back that a volume needs no more: by its writer where it has one, else here.

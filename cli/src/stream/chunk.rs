@@ -15,6 +15,7 @@
 //! length of data is at most [`MAX_DATA`].
 
 use bytes::Bytes;
+use torus_blockstore::field::{u32_at, u64_at};
 
 /// The most data in a chunk: what a reader holds in memory.
 pub const MAX_DATA: usize = 1 << 20;
@@ -97,16 +98,4 @@ fn chained(before: u32, bytes: &[u8; Fixed::LEN]) -> u32 {
     hasher.update(&before.to_le_bytes());
     hasher.update(&bytes[..24]);
     hasher.finalize()
-}
-
-fn u32_at(bytes: &[u8], offset: usize) -> u32 {
-    let mut word = [0; 4];
-    word.copy_from_slice(&bytes[offset..offset + 4]);
-    u32::from_le_bytes(word)
-}
-
-fn u64_at(bytes: &[u8], offset: usize) -> u64 {
-    let mut word = [0; 8];
-    word.copy_from_slice(&bytes[offset..offset + 8]);
-    u64::from_le_bytes(word)
 }

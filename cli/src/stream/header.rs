@@ -22,6 +22,7 @@
 //! |     88 |    … | names           | volume, to, from; ASCII                                  |
 //! |      … |    4 | CRC             | CRC-32 of all before                                     |
 
+use torus_blockstore::field::u64_at;
 use uuid::Uuid;
 
 use super::StreamError;
@@ -172,10 +173,4 @@ fn push_moment(bytes: &mut Vec<u8>, moment: Option<&Moment>) {
 fn moment(bytes: &[u8], at: usize, name: String) -> Moment {
     let [id, created_ms, size] = [0, 8, 16].map(|offset| u64_at(bytes, at + offset));
     Moment { id, name, created_ms, size }
-}
-
-fn u64_at(bytes: &[u8], offset: usize) -> u64 {
-    let mut word = [0; 8];
-    word.copy_from_slice(&bytes[offset..offset + 8]);
-    u64::from_le_bytes(word)
 }

@@ -131,7 +131,7 @@ impl Volume {
 impl Head {
     /// Whether it is the same checkpoint, wherever the log goes on behind it.
     pub(super) fn has_inode_of(&self, other: &Self) -> bool {
-        (self.volume, self.inode) == (other.volume, other.inode)
+        self.inode_ref() == other.inode_ref()
     }
 }
 

@@ -16,7 +16,7 @@ impl Loader {
         head: &Head,
         volume: VolumeId,
     ) -> Result<BTreeMap<BlockRef, u64>, LoadError> {
-        let inode = INodeRef { volume: head.volume, inode: head.inode };
+        let inode = head.inode_ref();
         let root = self.root(head).await?;
         let mut blocks = BTreeMap::new();
         for place in root.parts.values() {

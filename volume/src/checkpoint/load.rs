@@ -32,7 +32,7 @@ pub(crate) struct Loader {
 impl Loader {
     /// The root of the checkpoint that is a volume's head.
     pub(crate) async fn root(&self, head: &Head) -> Result<Root, LoadError> {
-        let inode = INodeRef { volume: head.volume, inode: head.inode };
+        let inode = head.inode_ref();
         let header = |bytes: &Bytes| format::decode_header(bytes, inode).map(|(_, root)| root);
         let place = self.verified(inode, 0, HEADER_LEN as u32, header).await?;
         let bytes = self.object(place).await?;

@@ -58,11 +58,16 @@ impl Streams {
     /// Gives the map everything that it wants; how much that was.
     fn feed(&self, map: &mut Map) -> usize {
         let mut fed = 0;
-        while let Some((name, place)) = map.take_wanted(1).pop() {
-            map.arrived(name, &self.object(place)).unwrap();
-            fed += 1;
+        loop {
+            let wanted = map.take_wanted();
+            if wanted.is_empty() {
+                return fed;
+            }
+            for (name, place) in wanted {
+                map.arrived(name, &self.object(place)).unwrap();
+                fed += 1;
+            }
         }
-        fed
     }
 }
 

@@ -1,8 +1,6 @@
 //! Recovers a volume: fences its former writer, reads the checkpoint, and walks the log behind it.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -12,17 +10,15 @@ use torus_blockstore::{BlockKind, BlockRef, BlockState, PeerId, Placement, PoolE
 use torus_metadata::{Head, Volume, Window};
 
 use super::{Chain, Copy, Records, Step, best_copy, steps};
-use crate::checkpoint::{LoadError, Loader};
+use crate::checkpoint::LoadError;
 use crate::extent::Location;
 use crate::log::BlockContent;
 use crate::map::Map;
 use crate::overlay::Overlay;
 use crate::record::{ExtentKind, Header, PAGE, UNIT};
+use crate::retry::RETRY;
 use crate::writer::Context;
 use crate::{Error, OpenError};
-
-/// Between attempts while peers do not answer.
-const RETRY: Duration = Duration::from_millis(200);
 
 /// Bytes of log that are read ahead, of each copy.
 const AHEAD: usize = 4 << 20;
@@ -111,7 +107,7 @@ struct Recovery<'a> {
 impl Recovery<'_> {
     /// The map of the head's checkpoint, with what new blocks need of it in memory.
     async fn load(&self) -> Result<Map, OpenError> {
-        let loader = Loader { pool: Arc::clone(&self.context.pool) };
+        let loader = self.context.loader();
         let root = loop {
             match loader.root(self.head).await {
                 Ok(root) => break root,
@@ -122,7 +118,7 @@ impl Recovery<'_> {
         };
         let spec = self.volume.block_spec.clone();
         let mut map = Map::stored(self.volume.id, spec, self.head.volume, &root);
-        for (name, place) in map.take_wanted(usize::MAX) {
+        for (name, place) in map.take_wanted() {
             let bytes = loop {
                 match loader.object(place).await {
                     Ok(bytes) => break bytes,
@@ -171,9 +167,9 @@ impl Recovery<'_> {
                 if whole { complete.push(found) } else { last = Some(found) }
             }
             for found in complete {
-                keep(&found, &mut map);
+                let seal = keep(&found, &mut map);
                 replayed = true;
-                sealing.push(self.seal(found));
+                sealing.push(self.seal(found, seal));
             }
             while sealing.len() >= ahead {
                 sealing.next().await.transpose()?;
@@ -184,9 +180,9 @@ impl Recovery<'_> {
         }
         let tail = match last {
             Some(found) if found.records.sealed => {
-                keep(&found, &mut map);
+                let seal = keep(&found, &mut map);
                 replayed = true;
-                sealing.push(self.seal(found));
+                sealing.push(self.seal(found, seal));
                 None
             }
             last => last.map(|found| Tail {
@@ -318,11 +314,10 @@ impl Recovery<'_> {
     }
 
     /// Seals a complete block on its peers.
-    async fn seal(&self, found: Found) -> Result<(), OpenError> {
-        let data = found.bytes.slice(..found.records.length as usize);
+    async fn seal(&self, found: Found, seal: Seal) -> Result<(), OpenError> {
+        let data = found.bytes.slice(..seal.length as usize);
         let Found { block, peers, .. } = found;
-        let content =
-            BlockContent { block, peers: peers.clone(), seal: Seal::of(&data), data: vec![data] };
+        let content = BlockContent { block, peers: peers.clone(), seal, data: vec![data] };
         loop {
             let failed = self.context.seal_on(&content, &peers).await?;
             if peers.len() - failed.len() >= self.context.min_replicas().min(peers.len()) {
@@ -344,12 +339,13 @@ impl Recovery<'_> {
     }
 }
 
-/// Points the map at the pages of a complete block.
-fn keep(found: &Found, map: &mut Map) {
+/// Points the map at the pages of a complete block; what it is to be sealed with.
+fn keep(found: &Found, map: &mut Map) -> Seal {
     let seal = Seal::of(&found.bytes[..found.records.length as usize]);
     let number = map.table.add(found.block.inode, found.block.index);
     map.table.sealed(number, seal);
     found.records.headers.iter().for_each(|header| apply(header, number, map));
+    seal
 }
 
 /// Points the map at the pages of a record in the block with this number.

@@ -15,7 +15,6 @@ use torus_metadata::{
 
 use super::pool::{MemoryPool, peer};
 use super::*;
-use crate::checkpoint::Loader;
 use crate::{Groups, OpenError, Services, open};
 
 mod snapshots;
@@ -93,12 +92,8 @@ impl World {
     fn assert_nothing_leaks(&self, name: &str) {
         let volume = self.metadata(name);
         assert_eq!(volume.retired, []);
-        let loader = Loader { pool: Arc::new(self.pool.clone()) };
-        let mut needed = BTreeSet::new();
-        for head in volume.snapshots.iter().map(|it| &it.head).chain(&volume.head) {
-            let blocks = futures::executor::block_on(loader.blocks(head, volume.id)).unwrap();
-            needed.extend(blocks.into_keys());
-        }
+        let (services, now) = (self.services(), volume.clone());
+        let needed = futures::executor::block_on(crate::needed_blocks(&services, &now)).unwrap();
         let held = self.pool.blocks().into_iter().filter(|block| block.volume == volume.id);
         let held: BTreeSet<BlockRef> = held.collect();
         let (leaked, lost) = (&held - &needed, &needed - &held);

@@ -13,7 +13,7 @@ use crate::log::Identity;
 pub(super) struct Wanted {
     name: String,
     created_ms: u64,
-    from: Asker,
+    from: Asker<SnapshotId>,
     /// Whether it belongs to a group: then no write is taken before it is fixed.
     is_of_group: bool,
 }
@@ -29,9 +29,9 @@ impl Wanted {
 }
 
 /// Who asks, and is to be told.
-pub(super) enum Asker {
-    /// The holder of a handle, who wants to know the snapshot.
-    Handle(Reply<SnapshotId>),
+pub(super) enum Asker<T> {
+    /// The holder of a handle, who wants to know what came of it.
+    Handle(Reply<T>),
     /// Somebody who waits for the answer in the metadata.
     Metadata(AskId),
 }
@@ -138,7 +138,7 @@ impl Writer {
                 }
             }
             Task::Resize { size, discard } => {
-                self.begin_resize(size, discard, super::resize::Asker::Metadata(ask.id));
+                self.begin_resize(size, discard, Asker::Metadata(ask.id));
             }
             Task::Flatten => {
                 self.asks.flatten_asks.push(ask.id);

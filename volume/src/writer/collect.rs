@@ -23,8 +23,6 @@ const BESIDE_CLIENTS: usize = 1;
 const ALONE: usize = 4;
 /// Clients that asked for nothing for so long are not busy.
 const IDLE: Duration = Duration::from_millis(200);
-/// Parts of the block table that are read at a time, for a look at all of it.
-const PARTS: usize = 16;
 
 /// A block that was read to be copied forward.
 pub(super) struct Victim {
@@ -109,7 +107,7 @@ impl Writer {
         let totals = self.map.table.totals();
         let passed_over = &self.collector.passed_over;
         if self.asks.is_flattening() && totals.foreign_pages > 0 {
-            if self.map.want_table(PARTS) {
+            if self.map.want_table() {
                 let table = &self.map.table;
                 let foreign = table.iter().filter(|(_, entry)| !table.is_own(entry));
                 let blocks = foreign.map(|(number, entry)| (number, entry.block));
@@ -125,7 +123,7 @@ impl Writer {
         let allowed = |live| pressure.allowed(live, slack);
         let garbage = stored.saturating_sub(live);
         self.collector.is_behind = garbage > allowed(live) + allowed(live) / 8;
-        if garbage <= allowed(live) || is_pausing || !self.map.want_table(PARTS) {
+        if garbage <= allowed(live) || is_pausing || !self.map.want_table() {
             return;
         }
         let end = (self.identity.inode, self.log.end().map_or_else(Default::default, |end| end.0));

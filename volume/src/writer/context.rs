@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use torus_blockstore::{
@@ -18,11 +17,7 @@ use torus_metadata::{
 use crate::Error;
 use crate::checkpoint::{LoadError, Loader, ObjectRef, inode_block};
 use crate::log::{Allotment, BlockContent, Identity};
-
-/// Between attempts while peers or the metadata service do not answer.
-const RETRY: Duration = Duration::from_millis(200);
-/// How often a part of the map that nobody has is looked for again: for ten seconds.
-const MISSES: u32 = 50;
+use crate::retry::{MISSES, RETRY};
 
 /// The pool and the metadata, as one opener of a volume uses them.
 #[derive(Clone)]
@@ -101,7 +96,7 @@ impl Context {
     /// Reads an object of a checkpoint: waits for peers that do not answer, and looks again for what
     /// may be on its way between two.
     pub(crate) async fn load(&self, place: ObjectRef) -> Result<Bytes, LoadError> {
-        let loader = Loader { pool: Arc::clone(&self.pool) };
+        let loader = self.loader();
         let mut missed = 0;
         loop {
             let error = match loader.object(place).await {
@@ -124,9 +119,13 @@ impl Context {
         }
     }
 
+    pub(crate) fn loader(&self) -> Loader {
+        Loader { pool: Arc::clone(&self.pool) }
+    }
+
     /// The volume's own blocks that a checkpoint needs, with their lengths.
     pub(crate) async fn blocks(&self, head: &Head) -> Result<BTreeMap<BlockRef, u64>, LoadError> {
-        Loader { pool: Arc::clone(&self.pool) }.blocks(head, self.identity.volume).await
+        self.loader().blocks(head, self.identity.volume).await
     }
 
     /// Takes snapshots of the head, one after another.

@@ -1,29 +1,23 @@
 //! Reading parts of the map that are not in memory, and the requests that wait for them.
 
 use bytes::Bytes;
-use torus_blockstore::INodeRef;
 
 use super::{Event, Request, Writer};
 use crate::Error;
 use crate::checkpoint::LoadError;
 use crate::map::Name;
 
-/// Parts of the map that are read at once.
-const LOADS: usize = 32;
-
 impl Writer {
     /// Reads what the map wants, and drops what it can do without.
     pub(super) fn start_loads(&mut self) {
-        for (name, place) in self.map.take_wanted(LOADS - self.loading) {
-            self.loading += 1;
+        for (name, place) in self.map.take_wanted() {
             let context = self.context.clone();
             self.push_event(
                 async move { Event::Arrived { name, bytes: context.load(place).await } },
             );
         }
         // The index names places in the checkpoint on its way that are not written yet.
-        let checkpoint = self.checkpoint.as_ref().map(|checkpoint| &checkpoint.head);
-        let not_in = checkpoint.map(|head| INodeRef { volume: head.volume, inode: head.inode });
+        let not_in = self.checkpoint.as_ref().map(|checkpoint| checkpoint.head.inode_ref());
         if !self.is_crammed && !self.map.evict(self.options.map_bytes, not_in) {
             // What is not stored cannot be dropped.
             self.is_crammed = true;
@@ -32,9 +26,8 @@ impl Writer {
     }
 
     pub(super) fn arrived(&mut self, name: Name, bytes: Result<Bytes, LoadError>) {
-        self.loading -= 1;
         let arrived = bytes.and_then(|bytes| {
-            let inode = self.head_inode();
+            let inode = self.head.inode_ref();
             self.map.arrived(name, &bytes).ok_or(LoadError::Format { inode })
         });
         match arrived {
@@ -76,10 +69,5 @@ impl Writer {
             (false, Some(error)) => Err(error.clone()),
             (ready, _) => Ok(ready),
         }
-    }
-
-    /// The INode that is named when a part of the map makes no sense.
-    fn head_inode(&self) -> INodeRef {
-        INodeRef { volume: self.head.volume, inode: self.head.inode }
     }
 }

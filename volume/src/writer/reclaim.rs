@@ -23,8 +23,6 @@ use crate::checkpoint::{Dead, blocks_of_inode};
 const HEARSAY: Duration = Duration::from_secs(1);
 /// Deletions on their way at once.
 const FREEING: usize = 4;
-/// Parts of the block table that are read at a time, to know all of it.
-const PARTS: usize = 16;
 /// A peer that could not be cleaned up is tried again after so many looks (fifteen seconds).
 const RETRY_TICKS: u32 = 3;
 /// All peers are looked at again after so many (an hour).
@@ -389,7 +387,7 @@ impl Writer {
         // With a checkpoint on its way, the table lacks what only the present head still needs.
         if self.reclaimer.candidates.is_none()
             || self.checkpoint.is_some()
-            || !self.map.want_table(PARTS)
+            || !self.map.want_table()
         {
             return;
         }

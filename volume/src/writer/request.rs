@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use torus_metadata::SnapshotId;
 
+use super::asks::Asker;
 use super::edge::Unaligned;
 use super::{Event, Reply, Waiter, Writer};
 use crate::Error;
@@ -164,7 +165,7 @@ impl Writer {
                 self.snapshot(name, created_ms, reply);
             }
             Request::Resize { size, discard, reply } => {
-                self.begin_resize(size, discard, super::resize::Asker::Handle(reply));
+                self.begin_resize(size, discard, Asker::Handle(reply));
             }
             Request::Flatten { reply } => self.flatten(reply),
             Request::Reclaim { reply } => match &self.failed {

@@ -1,31 +1,26 @@
 //! Changing the size while the volume is in use.
 
 use tokio::sync::oneshot;
-use torus_metadata::{AskId, Command, Revision};
+use torus_metadata::{Command, Revision};
 
-use super::{Event, Reply, Writer};
+use super::asks::Asker;
+use super::{Event, Writer};
 use crate::Error;
 use crate::record::PAGE;
-
-/// Who asks, and is to be told.
-pub(super) enum Asker {
-    Handle(Reply<()>),
-    Metadata(AskId),
-}
 
 /// A change of the size on its way.
 pub(super) struct Shrink {
     size: u64,
     /// The size so far.
     former: u64,
-    asker: Asker,
+    asker: Asker<()>,
     /// Looks for data behind the new end; otherwise the change is being committed.
     is_looking: bool,
 }
 
 impl Writer {
     /// Changes the size; requests behind a smaller one are refused from now on.
-    pub(super) fn begin_resize(&mut self, size: u64, discard: bool, asker: Asker) {
+    pub(super) fn begin_resize(&mut self, size: u64, discard: bool, asker: Asker<()>) {
         let busy = self.resize.is_some().then_some(Error::Busy);
         if let Some(error) = self.failed.clone().or(busy) {
             return self.answer_resize(asker, Err(error));
@@ -122,7 +117,7 @@ impl Writer {
         }
     }
 
-    fn answer_resize(&self, asker: Asker, result: Result<(), Error>) {
+    fn answer_resize(&self, asker: Asker<()>, result: Result<(), Error>) {
         match (asker, result) {
             (Asker::Handle(reply), result) => {
                 let _ = reply.send(result);
