@@ -238,6 +238,7 @@ impl Writer {
 
     pub(super) fn close(&mut self, reply: Reply<()>) {
         self.closing = Some(reply);
+        self.reclaimer.close();
     }
 
     /// Whom to tell that the volume is closed, once nothing is left to do.
@@ -251,7 +252,7 @@ impl Writer {
                 && self.checkpoint.is_none()
                 && !self.uncovered
                 && !self.collector.is_busy()
-                && !self.reclaimer.is_freeing()
+                && !self.reclaimer.is_closing()
                 && self.log.open_blocks() == 0
                 && self.checkpointed == self.log.written());
         if idle { self.closing.take() } else { None }

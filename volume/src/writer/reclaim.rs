@@ -118,11 +118,6 @@ impl Reclaimer {
         Arc::clone(&self.readers)
     }
 
-    /// Whether blocks are being deleted.
-    pub(super) fn is_freeing(&self) -> bool {
-        self.freeing > 0
-    }
-
     /// Whether the peers hold nothing of the volume that it does not need, as far as is known.
     /// Retired heads are known to the metadata.
     pub(super) fn is_clean(&self) -> bool {
@@ -163,6 +158,21 @@ impl Reclaimer {
     pub(super) fn gives_back(&self) -> bool {
         let was_freed = self.freed_at.is_some_and(|at| at.elapsed() < HEARSAY);
         self.is_busy() || !self.buried.is_empty() || was_freed
+    }
+
+    /// The volume is being closed: peers that missed deletions get another chance, once; everything
+    /// else that is not under way is left to the next opener.
+    pub(super) fn close(&mut self) {
+        self.is_swept &= self.unswept.is_empty();
+        self.unswept = std::mem::take(&mut self.unswept_later);
+    }
+
+    /// Whether closing waits for what is under way; not for reads, which may never end.
+    pub(super) fn is_closing(&self) -> bool {
+        let has_readers = |readers: &Arc<()>| Arc::strong_count(readers) > 1;
+        let is_read = self.graves.front().is_some_and(|grave| has_readers(&grave.readers))
+            || self.readers_before.as_ref().is_some_and(has_readers);
+        self.freeing > 0 || (!is_read && (self.job.is_some() || !self.unswept.is_empty()))
     }
 
     fn tell_waiting(&mut self) {
@@ -273,7 +283,7 @@ impl Writer {
             });
         }
         // What a recovery found is the head's only with its first checkpoint.
-        if self.closing.is_some() || self.uncovered || self.head.epoch != self.identity.epoch {
+        if self.uncovered || self.head.epoch != self.identity.epoch {
             return;
         }
         self.decide_candidates();
@@ -285,7 +295,8 @@ impl Writer {
         if self.reclaimer.job.is_some() {
             return;
         }
-        if !self.reclaimer.is_sweep_begun {
+        let is_closing = self.closing.is_some();
+        if !self.reclaimer.is_sweep_begun && !is_closing {
             self.reclaimer.is_sweep_begun = true;
             let context = self.context.clone();
             self.push_event(async move {
@@ -294,7 +305,7 @@ impl Writer {
             });
         }
         let is_stuck = self.reclaimer.is_retired_stuck;
-        let retired = self.reclaimer.retired.first().filter(|_| !is_stuck);
+        let retired = self.reclaimer.retired.first().filter(|_| !is_stuck && !is_closing);
         let job = match (retired, self.reclaimer.unswept.first()) {
             (Some(head), _) => Job::Retired(head.clone()),
             (None, Some(peer)) => Job::Sweep(*peer),

@@ -145,6 +145,24 @@ fn a_peer_that_was_away_is_cleaned_up_when_it_returns() {
 }
 
 #[test]
+fn a_peer_that_was_away_is_cleaned_up_before_the_volume_is_closed() {
+    let mut world = World::new(3, 2);
+    let volume = world.open();
+    world.run(async {
+        volume.write(0, pattern(1, SECTORS), false).await.unwrap();
+        volume.checkpoint().await.unwrap();
+        world.pool.set_down(1, true);
+        volume.write(0, pattern(2, SECTORS), false).await.unwrap();
+        volume.checkpoint().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        world.pool.set_down(1, false);
+        volume.close().await.unwrap();
+    });
+    world.assert_nothing_leaks("v");
+    assert!(world.metadata("v").is_clean);
+}
+
+#[test]
 fn a_volume_grows_and_shrinks() {
     let mut world = World::new(2, 2);
     let volume = world.open();
