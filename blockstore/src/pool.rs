@@ -167,10 +167,11 @@ pub trait BlockPool: Send + Sync + 'static {
         after: Option<BlockRef>,
     ) -> BoxFuture<'static, Result<Vec<(BlockRef, BlockState)>, PoolError>>;
 
-    /// Whether the peers of the present ring have so little room left that writers should take
-    /// nothing new: what they have accepted, checkpoints and garbage collection use the rest. Of the
-    /// last second; cheap.
-    fn is_full(&self) -> bool;
+    /// Bytes of blocks that the peers of the present ring can still take, with all copies of each.
+    /// At 0 writers should take nothing new: what they have accepted, checkpoints and garbage
+    /// collection use the peers' reserves. `u64::MAX` while that is not known. Of the last second;
+    /// cheap.
+    fn room(&self) -> u64;
 
     /// Tells `peer` that its copy of `block` failed a check: it verifies it and fetches a good one.
     fn suspect(&self, peer: PeerId, block: BlockRef);

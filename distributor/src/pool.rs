@@ -338,8 +338,8 @@ impl BlockPool for Distributor {
         .boxed()
     }
 
-    fn is_full(&self) -> bool {
-        self.shared.is_full()
+    fn room(&self) -> u64 {
+        self.shared.room()
     }
 
     fn suspect(&self, peer: PeerId, block: BlockRef) {

@@ -57,6 +57,12 @@ impl Usage {
         reserve_blocks(self.geometry) < self.free_blocks()
     }
 
+    /// Bytes of blocks that can be added without the reserve.
+    fn room(&self) -> u64 {
+        let blocks = self.free_blocks().saturating_sub(reserve_blocks(self.geometry));
+        blocks.saturating_mul(self.geometry.block_size.into())
+    }
+
     /// Whether (nearly) all of the reserve is in use.
     pub(crate) fn is_spent(&self) -> bool {
         self.free_blocks() <= reserve_blocks(self.geometry) / SPENT_PART
@@ -71,11 +77,22 @@ pub fn reserve_blocks(store: Geometry) -> u64 {
     store.capacity_blocks.div_ceil(PART).max(least).min(largest)
 }
 
-/// Whether writers should take nothing new, where blocks have `copies` and these members of the
-/// ring are up.
-pub(crate) fn is_full(copies: usize, live: &[Option<Usage>]) -> bool {
-    let roomy = live.iter().filter(|usage| usage.is_none_or(|usage| usage.has_room())).count();
-    roomy < copies.min(live.len())
+/// Bytes of blocks that writers can add before too few peers have room, where blocks have `copies`
+/// and these members of the ring are up; `u64::MAX` if nobody has said how full it is.
+///
+/// A peer with more room than all the others together has with what is left of the copies cannot
+/// use the surplus: each block is on it at most once.
+pub(crate) fn room(copies: usize, live: &[Option<Usage>]) -> u64 {
+    let room = |usage: &Option<Usage>| u128::from(usage.map_or(u64::MAX, |usage| usage.room()));
+    let mut rooms: Vec<u128> = live.iter().map(room).collect();
+    rooms.sort_unstable();
+    let (mut copies, mut total) = (copies.min(live.len()) as u128, rooms.iter().sum::<u128>());
+    while copies > 1
+        && let Some(largest) = rooms.pop_if(|largest| *largest > total / copies)
+    {
+        (copies, total) = (copies - 1, total - largest);
+    }
+    total.checked_div(copies).map_or(u64::MAX, |room| room.try_into().unwrap_or(u64::MAX))
 }
 
 /// Which of these peers, all well, get no new blocks: those without a free one, and those that are
@@ -143,36 +160,40 @@ mod tests {
         let passed = passed_over(copies, &live);
         let passed: Vec<_> = passed.iter().map(|peer| peer.0.as_u128().to_string()).collect();
         let usages: Vec<_> = live.iter().map(|&(_, usage)| usage).collect();
-        let full = if is_full(copies, &usages) { "full" } else { "not full" };
-        expected.assert_eq(format!("{full}, without {}", passed.join(" ")).trim_end());
+        let room = match room(copies, &usages) {
+            0 => String::from("full"),
+            u64::MAX => String::from("room"),
+            room => format!("room for {} MiB", room >> 20),
+        };
+        expected.assert_eq(format!("{room}, without {}", passed.join(" ")).trim_end());
     }
 
     #[test]
     fn a_ring_is_full_when_too_few_peers_have_room() {
-        check(2, "1000 1000 1000", expect!["not full, without"]);
-        check(2, "65 65 64", expect!["not full, without"]);
+        check(2, "1000 1000 1000", expect!["room for 1404 MiB, without"]);
+        check(2, "65 65 64", expect!["room for 1 MiB, without"]);
         check(2, "65 64 64", expect!["full, without"]);
-        check(1, "64 65", expect!["not full, without"]);
+        check(1, "64 65", expect!["room for 1 MiB, without"]);
     }
 
     #[test]
     fn peers_that_are_down_are_not_blamed() {
-        check(3, "65 65 x", expect!["not full, without"]);
+        check(3, "65 65 x", expect!["room for 1 MiB, without"]);
         check(3, "65 64 x", expect!["full, without"]);
-        check(3, "x x x", expect!["not full, without"]);
-        check(3, "", expect!["not full, without"]);
+        check(3, "x x x", expect!["room, without"]);
+        check(3, "", expect!["room, without"]);
     }
 
     #[test]
     fn silence_is_no_lack_of_room() {
-        check(2, "? ?", expect!["not full, without"]);
+        check(2, "? ?", expect!["room, without"]);
         check(2, "? 0", expect!["full, without 2"]);
     }
 
     #[test]
     fn spent_peers_are_passed_over_while_enough_remain() {
-        check(2, "100 100 17", expect!["not full, without"]);
-        check(2, "100 100 16", expect!["not full, without 3"]);
+        check(2, "100 100 17", expect!["room for 36 MiB, without"]);
+        check(2, "100 100 16", expect!["room for 36 MiB, without 3"]);
         check(2, "16 100 5", expect!["full, without 3"]);
         check(2, "3 9 5", expect!["full, without 1"]);
         check(3, "3 9 5", expect!["full, without"]);

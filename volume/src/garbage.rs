@@ -15,26 +15,34 @@ use crate::table::{BlockTable, Entry};
 
 /// Victims that are chosen at once.
 const BATCH: usize = 64;
+/// Of the live bytes, the part that garbage may be where there is room, and where there is none.
+const MOST_PART: u64 = 3;
+const LEAST_PART: u64 = 9;
 
-/// How much garbage may stay.
+/// How much garbage may stay: a quarter of what is stored, but on nearly full peers less by what
+/// they lack, down to a tenth. To collect no more than that is what keeps copying cheap: with half
+/// the garbage, a victim holds twice as much to copy for each byte that it gives back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Pressure {
-    /// A quarter of what is stored: so a volume whose live pages fill seven tenths of its space
-    /// has room for what is dead until the next checkpoint.
-    Normal,
-    /// The peers are nearly full: one tenth.
-    High,
+pub(crate) struct Limit {
+    /// Bytes that are not worth the trouble where nothing is lacking.
+    pub(crate) slack: u64,
+    /// Bytes that the peers lack.
+    pub(crate) shortage: u64,
 }
 
-impl Pressure {
-    /// Bytes of garbage that may stay beside so many live ones; `slack` of them in any case, as they
-    /// are not worth the trouble.
-    pub(crate) fn allowed(self, live: u64, slack: u64) -> u64 {
-        match self {
-            Self::Normal => (live / 3).max(slack),
-            Self::High => live / 9,
-        }
+impl Limit {
+    /// Bytes of garbage, out of so many, that may stay beside so many live ones.
+    pub(crate) fn allowed(&self, live: u64, garbage: u64) -> u64 {
+        let least = live / LEAST_PART;
+        garbage
+            .saturating_sub(self.shortage)
+            .clamp(least, (live / MOST_PART).max(self.slack).max(least))
     }
+}
+
+/// Whether there is more garbage than stays on full peers.
+pub(crate) fn can_shrink(live: u64, garbage: u64) -> bool {
+    garbage > live / LEAST_PART
 }
 
 /// What a look at the whole table found.
@@ -49,13 +57,12 @@ pub(crate) struct Survey {
 }
 
 /// Looks at every block of the table. Blocks before `pinned` are a snapshot's: to copy them gives
-/// no space back. `end` is where the log ends, from which ages are counted; `allowed` says how many
-/// bytes of garbage may stay beside so many live ones.
+/// no space back. `end` is where the log ends, from which ages are counted.
 pub(crate) fn survey(
     table: &BlockTable,
     pinned: Option<LogPosition>,
     end: (INodeIndex, BlockIndex),
-    allowed: impl Fn(u64) -> u64,
+    limit: Limit,
 ) -> Survey {
     let is_free = |entry: &Entry| {
         table.is_own(entry)
@@ -75,7 +82,7 @@ pub(crate) fn survey(
         }
     }
     let garbage = survey.stored.saturating_sub(survey.live);
-    if garbage > allowed(survey.live) {
+    if garbage > limit.allowed(survey.live, garbage) {
         scored.sort_unstable_by(|a, b| b.cmp(a));
         survey.victims = scored.into_iter().take(BATCH).map(|(_, number)| number).collect();
     }
@@ -111,13 +118,8 @@ mod tests {
     const INODE: INodeIndex = INodeIndex(1);
     const END: (INodeIndex, BlockIndex) = (INODE, BlockIndex(1000));
 
-    fn normal(live: u64) -> u64 {
-        Pressure::Normal.allowed(live, 8 << 20)
-    }
-
-    fn high(live: u64) -> u64 {
-        Pressure::High.allowed(live, 8 << 20)
-    }
+    const ROOM: Limit = Limit { slack: 8 << 20, shortage: 0 };
+    const NO_ROOM: Limit = Limit { slack: 8 << 20, shortage: u64::MAX };
 
     /// Blocks of 128 pages with so many live ones each.
     fn table(live: &[u32]) -> BlockTable {
@@ -134,7 +136,7 @@ mod tests {
     fn the_emptiest_blocks_are_copied_first() {
         let mut blocks = vec![100; 300];
         (blocks[7], blocks[9]) = (3, 1);
-        let survey = survey(&table(&blocks), None, END, high);
+        let survey = survey(&table(&blocks), None, END, NO_ROOM);
         assert_eq!(survey.victims[..2], [9, 7]);
         assert_eq!(survey.victims.len(), BATCH);
         assert_eq!(survey.stored, 300 * 128 * 4096);
@@ -142,14 +144,22 @@ mod tests {
 
     #[test]
     fn nothing_is_copied_while_the_garbage_is_within_bounds() {
-        assert_eq!(survey(&table(&[97; 300]), None, END, normal).victims, []);
-        assert_ne!(survey(&table(&[88; 300]), None, END, normal).victims, []);
-        assert_eq!(survey(&table(&[1; 10]), None, END, normal).victims, [], "too little");
+        assert_eq!(survey(&table(&[97; 300]), None, END, ROOM).victims, []);
+        assert_ne!(survey(&table(&[88; 300]), None, END, ROOM).victims, []);
+        assert_eq!(survey(&table(&[1; 10]), None, END, ROOM).victims, [], "too little");
+    }
+
+    #[test]
+    fn no_more_is_collected_than_is_lacking() {
+        let allowed = |garbage, shortage| Limit { slack: 0, shortage }.allowed(900, garbage);
+        assert_eq!([allowed(250, 0), allowed(350, 0)], [250, 300]);
+        assert_eq!([allowed(250, 30), allowed(350, 30)], [220, 300]);
+        assert_eq!([allowed(250, 200), allowed(250, u64::MAX), allowed(90, 0)], [100; 3]);
     }
 
     #[test]
     fn of_two_equally_empty_blocks_the_older_goes_first() {
-        let survey = survey(&table(&[50; 990]), None, END, normal);
+        let survey = survey(&table(&[50; 990]), None, END, ROOM);
         assert_eq!(survey.victims.first().map(|number| *number < 500), Some(true));
     }
 
@@ -157,7 +167,7 @@ mod tests {
     fn what_a_snapshot_needs_is_not_copied() {
         let pinned = LogPosition { inode: INODE, block: BlockIndex(300), offset: 0 };
         let blocks: Vec<u32> = (0..600).map(|index| if index < 300 { 1 } else { 60 }).collect();
-        let survey = survey(&table(&blocks), Some(pinned), END, normal);
+        let survey = survey(&table(&blocks), Some(pinned), END, ROOM);
         assert!(survey.victims.iter().all(|number| *number >= 300), "{survey:?}");
         assert!(!survey.victims.is_empty());
     }
@@ -166,6 +176,6 @@ mod tests {
     fn full_and_dead_blocks_are_left_alone() {
         let mut blocks = vec![128; 100];
         blocks.extend(vec![0; 100]);
-        assert_eq!(survey(&table(&blocks), None, END, high).victims, []);
+        assert_eq!(survey(&table(&blocks), None, END, NO_ROOM).victims, []);
     }
 }

@@ -186,7 +186,8 @@ pub(crate) struct Writer {
     resize: Option<resize::Shrink>,
     /// When the size was last committed here: what is older says nothing of it.
     resized_at: Revision,
-    was_full: bool,
+    /// Bytes that the peers had room for when they were last asked.
+    last_room: u64,
     asked_for_space: Option<Instant>,
     waiting_since: Option<Instant>,
     looking_for_space: bool,
@@ -249,7 +250,7 @@ impl Writer {
             reclaimer: reclaim::Reclaimer::new(&start.metadata),
             resize: None,
             resized_at: Revision::default(),
-            was_full: false,
+            last_room: u64::MAX,
             asked_for_space: None,
             waiting_since: None,
             looking_for_space: false,

@@ -9,7 +9,7 @@ use torus_blockstore::{PeerId, Placement, PoolError};
 
 use super::{FIRST_WORD, Shared};
 use crate::lock::lock;
-use crate::space::{is_full, passed_over};
+use crate::space::{passed_over, room};
 use crate::{Health, PeerError, Refusal};
 
 /// For how long a peer whose store is failing or far too slow gets no new blocks.
@@ -68,9 +68,9 @@ impl Shared {
         Ok(Placement { ring: ring.version().0, excluded, copies: None })
     }
 
-    /// Whether writers should take nothing new.
-    pub(super) fn is_full(&self) -> bool {
-        let Some(ring) = self.view.borrow().ring.clone() else { return false };
+    /// Bytes of blocks that writers can still add.
+    pub(super) fn room(&self) -> u64 {
+        let Some(ring) = self.view.borrow().ring.clone() else { return u64::MAX };
         let peers = &self.peers;
         let health = Arc::clone(&peers.health().borrow());
         let members = ring.ring().members.iter().map(|member| member.peer);
@@ -78,6 +78,6 @@ impl Shared {
             .filter(|peer| matches!(health.get(peer), Some(Health::Up { .. })))
             .map(|peer| peers.usage(peer))
             .collect();
-        is_full(ring.replication(), &live)
+        room(ring.replication(), &live)
     }
 }

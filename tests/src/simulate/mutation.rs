@@ -376,8 +376,8 @@ impl BlockPool for MutantPool {
         self.inner.list(peer, volume, after)
     }
 
-    fn is_full(&self) -> bool {
-        self.inner.is_full()
+    fn room(&self) -> u64 {
+        self.inner.room()
     }
 
     fn suspect(&self, peer: PeerId, block: BlockRef) {

@@ -372,8 +372,8 @@ impl BlockPool for MemoryPool {
         answer(Ok(behind.take(7).map(|(block, copy)| (*block, copy.state)).collect()))
     }
 
-    fn is_full(&self) -> bool {
-        self.is_full.load(Ordering::Relaxed)
+    fn room(&self) -> u64 {
+        if self.is_full.load(Ordering::Relaxed) { 0 } else { u64::MAX }
     }
 
     fn suspect(&self, _peer: PeerId, _block: BlockRef) {}

@@ -112,11 +112,14 @@ impl Writer {
 
     /// So many bytes of dead blocks are worth a checkpoint of their own.
     fn dead_limit(&self) -> u64 {
-        if self.was_full {
-            return FEW_BLOCKS * u64::from(self.identity.block_size);
-        }
+        let block_size = u64::from(self.identity.block_size);
         let stored = self.map.table.totals().own_bytes;
-        (stored / 24).max(u64::from(self.identity.block_size) * self.context.window_blocks / 8)
+        let limit = (stored / 24).max(block_size * self.context.window_blocks / 8);
+        if self.last_room >= self.headroom() {
+            return limit;
+        }
+        // Each checkpoint has its price too: while there is room for as much again, it can wait.
+        limit.min(self.last_room.max(FEW_BLOCKS * block_size))
     }
 
     /// The next checkpoint must hold everything that was accepted so far.

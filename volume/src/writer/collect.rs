@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use torus_blockstore::{BlockRef, ByteRange, PeerId};
 
 use super::{Context, Event, IN_FLIGHT, Writer};
-use crate::garbage::{Pressure, survey};
+use crate::garbage::{Limit, can_shrink, survey};
 use crate::overlay::Overlay;
 use crate::record::{ExtentKind, Header, PAGE, UNIT};
 use crate::recovery::whole_records;
@@ -23,6 +23,9 @@ const BESIDE_CLIENTS: usize = 1;
 const ALONE: usize = 4;
 /// Clients that asked for nothing for so long are not busy.
 const IDLE: Duration = Duration::from_millis(200);
+
+/// Of what is stored, the part that there should be room for at the peers.
+const HEADROOM_PART: u64 = 16;
 
 /// A block that was read to be copied forward.
 pub(super) struct Victim {
@@ -79,15 +82,12 @@ impl Writer {
             return;
         }
         self.copy_read_victims();
-        let pressure = match self.is_full() {
-            true => Pressure::High,
-            false => Pressure::Normal,
-        };
+        let shortage = self.shortage();
         if self.collector.chosen.is_empty() && self.collector.reading == 0 {
-            self.choose(pressure);
+            self.choose(shortage);
         }
-        let is_behind = self.collector.is_behind;
-        let alone = self.collector.is_idle() || pressure == Pressure::High || is_behind;
+        let is_pressing = self.collector.is_behind || shortage > self.headroom() / 2;
+        let alone = self.collector.is_idle() || is_pressing;
         let most = if alone { ALONE } else { BESIDE_CLIENTS };
         while self.collector.reading + self.collector.read.len() < most
             && let Some((number, block)) = self.collector.chosen.pop_front()
@@ -100,10 +100,23 @@ impl Writer {
     pub(super) fn has_garbage(&self) -> bool {
         let totals = self.map.table.totals();
         let live = totals.own_pages * u64::from(PAGE);
-        totals.own_bytes.saturating_sub(live) > Pressure::High.allowed(live, 0)
+        can_shrink(live, totals.own_bytes.saturating_sub(live))
     }
 
-    fn choose(&mut self, pressure: Pressure) {
+    /// So much room the peers should have: clients go on writing into it until a checkpoint has
+    /// given back what was collected.
+    pub(super) fn headroom(&self) -> u64 {
+        (self.map.table.totals().own_bytes / HEADROOM_PART).max(self.slack())
+    }
+
+    /// Bytes that the peers lack of the headroom, beside what they are about to get back.
+    fn shortage(&mut self) -> u64 {
+        let freed = self.reclaimer.coming() * u64::from(self.identity.block_size);
+        let coming = self.map.table.dead_bytes() + freed;
+        self.headroom().saturating_sub(self.room().saturating_add(coming))
+    }
+
+    fn choose(&mut self, shortage: u64) {
         let totals = self.map.table.totals();
         let passed_over = &self.collector.passed_over;
         if self.asks.is_flattening() && totals.foreign_pages > 0 {
@@ -120,14 +133,15 @@ impl Writer {
         let stored = totals.own_bytes.saturating_sub(self.map.table.dead_bytes());
         let (written, slack) = (self.log.written(), self.slack());
         let is_pausing = self.collector.fruitless_at.is_some_and(|at| written < at + slack / 2);
-        let allowed = |live| pressure.allowed(live, slack);
+        let limit = Limit { slack, shortage };
         let garbage = stored.saturating_sub(live);
-        self.collector.is_behind = garbage > allowed(live) + allowed(live) / 8;
-        if garbage <= allowed(live) || is_pausing || !self.map.want_table() {
+        let allowed = limit.allowed(live, garbage);
+        self.collector.is_behind = garbage > allowed + limit.allowed(live, u64::MAX) / 8;
+        if garbage <= allowed || is_pausing || !self.map.want_table() {
             return;
         }
         let end = (self.identity.inode, self.log.end().map_or_else(Default::default, |end| end.0));
-        let survey = survey(&self.map.table, self.reclaimer.pinned(), end, allowed);
+        let survey = survey(&self.map.table, self.reclaimer.pinned(), end, limit);
         let block = |number| Some((number, self.map.table.get(number)?.block));
         let blocks = survey.victims.into_iter().filter_map(block);
         self.collector.chosen = blocks.filter(|(_, block)| !passed_over.contains(block)).collect();

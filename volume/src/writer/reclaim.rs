@@ -66,6 +66,8 @@ pub(super) struct Reclaimer {
     buried: Vec<Grave>,
     graves: VecDeque<Grave>,
     freeing: usize,
+    /// Blocks that were deleted, or are being, and may not be counted as room yet.
+    freed: u64,
     /// When blocks were deleted last.
     freed_at: Option<Instant>,
     job: Option<Job>,
@@ -99,6 +101,7 @@ impl Reclaimer {
             buried: Vec::new(),
             graves: VecDeque::new(),
             freeing: 0,
+            freed: 0,
             freed_at: None,
             job: None,
             candidates: None,
@@ -158,6 +161,14 @@ impl Reclaimer {
     pub(super) fn gives_back(&self) -> bool {
         let was_freed = self.freed_at.is_some_and(|at| at.elapsed() < HEARSAY);
         self.is_busy() || !self.buried.is_empty() || was_freed
+    }
+
+    /// Blocks whose space the peers are about to get back.
+    pub(super) fn coming(&self) -> u64 {
+        let buried = self.buried.iter().chain(&self.graves).map(|grave| grave.blocks.len() as u64);
+        let was_freed = self.freed_at.is_some_and(|at| at.elapsed() < HEARSAY);
+        let is_freed = self.freeing > 0 || was_freed;
+        buried.sum::<u64>() + if is_freed { self.freed } else { 0 }
     }
 
     /// The volume is being closed: peers that missed deletions get another chance, once; everything
@@ -275,6 +286,12 @@ impl Writer {
             if blocks.is_empty() {
                 continue;
             }
+            if self.reclaimer.freeing == 0
+                && self.reclaimer.freed_at.is_some_and(|at| at.elapsed() >= HEARSAY)
+            {
+                self.reclaimer.freed = 0;
+            }
+            self.reclaimer.freed += blocks.len() as u64;
             self.reclaimer.freeing += 1;
             let context = self.context.clone();
             self.push_event(async move {

@@ -264,19 +264,25 @@ impl Writer {
         }
     }
 
-    /// Whether the peers have no room for anything new, as of the last few milliseconds.
+    /// Whether the peers have no room for anything new.
     pub(super) fn is_full(&mut self) -> bool {
+        self.room() == 0
+    }
+
+    /// Bytes that the peers have room for, as of the last few milliseconds.
+    pub(super) fn room(&mut self) -> u64 {
         if self.asked_for_space.is_none_or(|asked| asked.elapsed() >= SPACE_AGE) {
             self.asked_for_space = Some(Instant::now());
-            let was_full = std::mem::replace(&mut self.was_full, self.context.pool.is_full());
-            if self.was_full != was_full {
-                let state = if was_full { "has room again" } else { "is full: writes are refused" };
+            let before = std::mem::replace(&mut self.last_room, self.context.pool.room());
+            if (self.last_room == 0) != (before == 0) {
+                let state =
+                    if before == 0 { "has room again" } else { "is full: writes are refused" };
                 tracing::warn!(volume = %self.identity.volume, "the cluster {state}");
                 self.collector.map_changed();
                 self.waiting_since = None;
             }
         }
-        self.was_full
+        self.last_room
     }
 
     /// Why nothing can be written up to byte `end`. The volume may have shrunk since the request
