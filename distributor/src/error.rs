@@ -46,6 +46,9 @@ pub enum Refusal {
     /// It follows another version of the ring, so that its word does not count for this one.
     #[error("it follows version {current} of the ring")]
     OtherRing { current: RingVersion },
+    /// Whoever repairs came too late with its copy.
+    #[error("the block's volume deleted it")]
+    Deleted,
     /// The request passes a limit, or this version does not know it.
     #[error("it cannot make sense of the request")]
     Invalid,

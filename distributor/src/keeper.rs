@@ -11,10 +11,11 @@
 //!   holders that follow different rings never drop a block in favour of each other.
 //!
 //! Requests of epoch 0 come from daemons that repair. They fill gaps and settle what a crash left;
-//! they cannot append, delete or fence, and add no copy where only the reserve of the store is left
-//! (see `space`).
+//! they cannot append, delete or fence, bring nothing back that its owner deleted here lately, and
+//! add no copy where only the reserve of the store is left (see `space`).
 
 mod content;
+mod deleted;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,7 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use bytes::Bytes;
 pub(crate) use content::answer_length;
+use deleted::Deleted;
 use tokio::sync::Notify;
 use torus_blockstore::{
     Admission, Append, BlockKind, BlockRef, BlockState, BlockStore, Epoch, Error, FenceTable, Seal,
@@ -53,8 +55,8 @@ pub enum Due {
 pub struct Keeper {
     store: Arc<dyn BlockStore>,
     fences: Arc<FenceTable>,
-    /// A put looks at the copy before it replaces it.
-    puts: Mutex<()>,
+    /// Held by a put from its look at what is here until it is done.
+    deleted: Mutex<Deleted>,
     ring: RwLock<RingVersion>,
     suspects: Mutex<BTreeSet<BlockRef>>,
     suspected: Notify,
@@ -66,7 +68,7 @@ impl Keeper {
         Self {
             store,
             fences,
-            puts: Mutex::default(),
+            deleted: Mutex::default(),
             ring: RwLock::default(),
             suspects: Mutex::default(),
             suspected: Notify::new(),
@@ -167,7 +169,7 @@ impl Keeper {
 
     fn put(&self, block: BlockRef, epoch: Epoch, data: &Bytes) -> Result<(Response, Due), Refusal> {
         let _admitted = self.admit(block.volume, epoch)?;
-        let _alone = lock(&self.puts);
+        let mut deleted = lock(&self.deleted);
         if data.len() > self.store.geometry().block_size as usize {
             return Err(Refusal::Invalid);
         }
@@ -181,9 +183,11 @@ impl Keeper {
                     return Err(Refusal::Sealed);
                 }
             }
+            None if epoch == NOBODY && deleted.has(block) => return Err(Refusal::Deleted),
             None if epoch == NOBODY && !self.usage().has_room() => return Err(Refusal::Full),
             _ => {}
         }
+        deleted.forget(block);
         self.store.put(block, data).map_err(refuse)?;
         Ok((Response::Done, Due::AfterSync))
     }
@@ -249,6 +253,8 @@ impl Keeper {
         }
         for &block in blocks {
             let _admitted = self.admit(block.volume, epoch)?;
+            // A copy that is being put now is deleted with the rest; any later is refused.
+            lock(&self.deleted).note(block);
             self.store.delete(block).map_err(refuse)?;
         }
         Ok((Response::Done, Due::AfterSync))

@@ -108,6 +108,19 @@ fn a_good_sealed_copy_is_replaced_by_its_owner_only() {
 }
 
 #[test]
+fn what_its_owner_deleted_nobody_brings_back() {
+    let (keeper, store) = keeper();
+    check(&keeper, put(1, "abc"), expect!["Done AfterSync"]);
+    let delete = Request::Delete { epoch: Epoch(1), blocks: vec![block(1)] };
+    check(&keeper, delete, expect!["Done AfterSync"]);
+    check(&keeper, put(0, "abc"), expect!["Deleted"]);
+    assert_eq!(store.state(block(1)), None);
+    check(&keeper, put(1, "abc"), expect!["Done AfterSync"]);
+    store.delete(block(1)).unwrap();
+    check(&keeper, put(0, "abc"), expect!["Done AfterSync"]);
+}
+
+#[test]
 fn a_seal_that_does_not_match_is_refused() {
     let (keeper, _) = keeper();
     check(&keeper, append(1, 0, "abc", false), expect!["Done Now"]);

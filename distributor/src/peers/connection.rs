@@ -4,7 +4,8 @@
 //! A request fails when the connection breaks, when the peer says nothing at all for
 //! [`SILENCE_LIMIT`], or after [`REQUEST_TIMEOUT`].
 //!
-//! The peer is asked for its status all the time: a sign of life, and word of how full it is.
+//! The peer is asked for its status all the time, and after each deletion: a sign of life, and word
+//! of how full it is.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,6 +57,8 @@ struct Waiting {
 
 struct Unanswered {
     op: u8,
+    /// The peer is less full afterwards.
+    frees: bool,
     deadline: Instant,
     reply: Reply,
 }
@@ -132,6 +135,7 @@ impl Connection {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (op, flags) = (request.op(), request.flags());
         let begins_block = request.begins_block();
+        let frees = matches!(request, Request::Delete { .. });
         let parts = frame::encode(Head { op, flags, status: 0, id }, request.into_body());
         let deadline = Instant::now() + REQUEST_TIMEOUT;
         {
@@ -139,7 +143,7 @@ impl Connection {
             if waiting.is_closed {
                 return fail(reply);
             }
-            waiting.requests.insert(id, Unanswered { op, deadline, reply });
+            waiting.requests.insert(id, Unanswered { op, frees, deadline, reply });
         }
         // A fast writer fills all of a reserve between two statuses.
         if begins_block && let Some(usage) = &mut *lock(&self.usage) {
@@ -204,6 +208,10 @@ impl Connection {
             return Err(FrameError::Malformed { what: "reply" }.into());
         }
         let answer = decode_reply(request.op, frame)?;
+        if matches!(answer, Ok(Response::Done)) && request.frees {
+            // A writer on a full cluster waits for just this.
+            self.ask_status();
+        }
         if let Ok(Response::Status(status)) = &answer {
             *lock(&self.usage) = Some(Usage::of(status, self.block_size));
         }

@@ -21,6 +21,7 @@
 //! |      5 | sealed            |                       | |     12 | shutting down |                 |
 //! |      6 | unsettled         |                       | |     13 | other ring    | `u64` its own   |
 //! |      7 | corrupt           |                       | |     14 | invalid       |                 |
+//! |        |                   |                       | |     15 | deleted       |                 |
 //!
 //! A code that is not known counts as `invalid`: the request was not carried out.
 
@@ -213,6 +214,7 @@ pub(super) fn refusal_code(refusal: &Refusal) -> u8 {
         Refusal::ShuttingDown => 12,
         Refusal::OtherRing { .. } => 13,
         Refusal::Invalid => 14,
+        Refusal::Deleted => 15,
     }
 }
 
@@ -232,6 +234,7 @@ pub(super) fn refusal_of(code: u8, detail: u64) -> Refusal {
         11 => Refusal::WrongVersion,
         12 => Refusal::ShuttingDown,
         13 => Refusal::OtherRing { current: RingVersion(detail) },
+        15 => Refusal::Deleted,
         _ => Refusal::Invalid,
     }
 }

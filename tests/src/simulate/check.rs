@@ -215,12 +215,10 @@ pub(crate) async fn space_comes_back(
             return Ok(());
         }
         if metadata.is_clean && metadata.retired.is_empty() {
-            // FIXME(#3): a daemon that pushes its copy while the owner deletes the block brings it
-            // back, and nobody looks for it again.
-            if !leaked.is_empty() {
-                cluster.context.trace.sometimes("a freed block came back");
-            }
-            return Ok(());
+            return match leaked.first() {
+                Some(leaked) => Err(format!("{name} is clean, but {leaked} came back")),
+                None => Ok(()),
+            };
         }
         if began.elapsed() > RECLAIM_LIMIT {
             return Err(format!(

@@ -86,6 +86,9 @@ pub(super) struct Reclaimer {
     is_sweep_begun: bool,
     /// Whether they all were, since the volume was left as it was found.
     is_swept: bool,
+    /// A peer missed a deletion: until it is swept, what it repairs may bring blocks back to peers
+    /// that restarted since, so that all are looked at once more.
+    is_once_more: bool,
     ticks: u32,
 }
 
@@ -112,6 +115,7 @@ impl Reclaimer {
             waiting: Vec::new(),
             is_sweep_begun: volume.is_clean,
             is_swept: volume.is_clean,
+            is_once_more: false,
             ticks: 0,
         }
     }
@@ -183,7 +187,9 @@ impl Reclaimer {
         let has_readers = |readers: &Arc<()>| Arc::strong_count(readers) > 1;
         let is_read = self.graves.front().is_some_and(|grave| has_readers(&grave.readers))
             || self.readers_before.as_ref().is_some_and(has_readers);
-        self.freeing > 0 || (!is_read && (self.job.is_some() || !self.unswept.is_empty()))
+        let is_asking = self.is_once_more && self.is_sweep_begun && !self.is_swept;
+        let is_working = self.job.is_some() || !self.unswept.is_empty() || is_asking;
+        self.freeing > 0 || (!is_read && is_working)
     }
 
     fn tell_waiting(&mut self) {
@@ -268,6 +274,13 @@ impl Reclaimer {
         }
     }
 
+    /// A peer was swept.
+    fn swept(&mut self) {
+        if self.is_once_more && self.unswept.is_empty() && self.unswept_later.is_empty() {
+            (self.is_swept, self.is_sweep_begun) = (false, false);
+        }
+    }
+
     /// The first grave that nobody reads in any more; those behind it wait for it.
     fn open_grave(&mut self) -> Option<Vec<BlockRef>> {
         let front = self.graves.front()?;
@@ -313,7 +326,7 @@ impl Writer {
             return;
         }
         let is_closing = self.closing.is_some();
-        if !self.reclaimer.is_sweep_begun && !is_closing {
+        if !self.reclaimer.is_sweep_begun && (!is_closing || self.reclaimer.is_once_more) {
             self.reclaimer.is_sweep_begun = true;
             let context = self.context.clone();
             self.push_event(async move {
@@ -360,6 +373,7 @@ impl Writer {
             }
             Step::Peers(peers) => {
                 self.reclaimer.is_swept = !peers.is_empty();
+                self.reclaimer.is_once_more = false;
                 self.reclaimer.unswept.extend(peers);
             }
             Step::Candidates { job, blocks: Ok(blocks) } => {
@@ -373,6 +387,7 @@ impl Writer {
                     Job::Sweep(peer) => {
                         self.reclaimer.unswept.remove(&peer);
                         self.note_failed(Ok(failed));
+                        self.reclaimer.swept();
                     }
                     Job::Retired(head) => {
                         self.reclaimer.retired.retain(|retired| *retired != head);
@@ -400,7 +415,10 @@ impl Writer {
     /// Peers that did not delete what they were told to have something left over.
     fn note_failed(&mut self, failed: Result<Vec<PeerId>, Error>) {
         match failed {
-            Ok(failed) => self.reclaimer.unswept_later.extend(failed),
+            Ok(failed) => {
+                self.reclaimer.is_once_more |= !failed.is_empty();
+                self.reclaimer.unswept_later.extend(failed);
+            }
             Err(error @ Error::TakenOver { .. }) => self.fail(error),
             Err(error) => {
                 // What was to be deleted is found again by a sweep.

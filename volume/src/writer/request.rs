@@ -24,6 +24,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked whether there is room again.
 const LOOK_FOR_SPACE: Duration = Duration::from_millis(50);
 
+/// Whether the peers can take a write.
+enum Space {
+    Enough,
+    /// Not now, but what is being collected or freed will do.
+    Coming,
+    None,
+}
+
 /// Something asked of the volume. Ranges have been checked against its size.
 pub(crate) enum Request {
     Read {
@@ -189,29 +197,29 @@ impl Writer {
 
     /// Carries out a write or zeroing, or lets it wait for its turn.
     fn admit(&mut self, request: Request) {
-        let waits = matches!(request, Request::Write { .. }) && self.waits_for_space();
-        match self.may_admit() && !waits {
-            true => self.carry_out(request),
-            false => self.waiting.push_back(request),
+        if !self.may_admit() {
+            self.waiting.push_back(request);
+        } else if let Some(waits) = self.carry_out(request) {
+            self.waiting.push_back(waits);
         }
     }
 
     pub(super) fn admit_waiting(&mut self) {
-        while self.may_admit_waiting() {
-            let is_write = matches!(self.waiting.front(), Some(Request::Write { .. }));
-            if is_write && self.waits_for_space() {
-                return;
+        while self.may_admit_waiting()
+            && let Some(request) = self.waiting.pop_front()
+        {
+            if let Some(waits) = self.carry_out(request) {
+                return self.waiting.push_front(waits);
             }
-            let Some(request) = self.waiting.pop_front() else { return };
-            self.carry_out(request);
         }
     }
 
-    /// Whether writes wait: the peers are full, but of what is being collected or freed.
-    fn waits_for_space(&mut self) -> bool {
+    /// What becomes of a write for want of space, or not: while the peers are full, but of what is
+    /// being collected or freed, it waits.
+    fn space(&mut self) -> Space {
         if !self.is_full() {
             self.waiting_since = None;
-            return false;
+            return Space::Enough;
         }
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
         let comes_back = self.has_garbage() || self.reclaimer.gives_back();
@@ -223,7 +231,7 @@ impl Writer {
                 Event::LookForSpace
             });
         }
-        waits
+        if waits { Space::Coming } else { Space::None }
     }
 
     fn may_admit(&self) -> bool {
@@ -236,19 +244,27 @@ impl Writer {
         self.failed.is_some() || (is_open && buffered < self.options.buffer_bytes)
     }
 
-    fn carry_out(&mut self, request: Request) {
+    /// The request, if it has to wait for space.
+    fn carry_out(&mut self, request: Request) -> Option<Request> {
         let page_size = u64::from(PAGE);
         match request {
             Request::Write { offset, data, fua, reply } => {
                 let end = offset + data.len() as u64;
                 if let Some(error) = self.no_write(end) {
                     let _ = reply.send(Err(error));
-                } else if self.is_full() {
-                    let _ = reply.send(Err(Error::NoSpace));
-                } else if offset % page_size == 0 && data.len() % PAGE as usize == 0 {
-                    self.accept(offset / page_size, data, fua, reply);
-                } else {
-                    self.write_unaligned(Unaligned { offset, data, fua, reply });
+                    return None;
+                }
+                match self.space() {
+                    Space::Coming => return Some(Request::Write { offset, data, fua, reply }),
+                    Space::None => {
+                        let _ = reply.send(Err(Error::NoSpace));
+                    }
+                    Space::Enough if offset % page_size == 0 && data.len() % PAGE as usize == 0 => {
+                        self.accept(offset / page_size, data, fua, reply);
+                    }
+                    Space::Enough => {
+                        self.write_unaligned(Unaligned { offset, data, fua, reply });
+                    }
                 }
             }
             Request::Zero { page, count, fua, reply } => {
@@ -262,6 +278,7 @@ impl Writer {
             }
             _ => self.request(request),
         }
+        None
     }
 
     /// Whether the peers have no room for anything new.
@@ -275,9 +292,7 @@ impl Writer {
             self.asked_for_space = Some(Instant::now());
             let before = std::mem::replace(&mut self.last_room, self.context.pool.room());
             if (self.last_room == 0) != (before == 0) {
-                let state =
-                    if before == 0 { "has room again" } else { "is full: writes are refused" };
-                tracing::warn!(volume = %self.identity.volume, "the cluster {state}");
+                tracing::debug!(volume = %self.identity.volume, room = self.last_room, "room at the peers");
                 self.collector.map_changed();
                 self.waiting_since = None;
             }
