@@ -4,7 +4,8 @@
 #   make demo         a cluster of three daemons, a volume, a daemon killed: shown step by step
 #   make test         all tests of all crates, the system tests among them
 #   make test-kernel  the kernel's own NBD driver and a file system, under User-Mode Linux
-#   make bench        three daemons beside qemu-nbd on a file; DOCS=1: the results become those in docs/
+#   make bench        three daemons beside qemu-nbd on a file; CEPH=1: and beside Ceph, whose packages it installs;
+#                     DOCS=1: the results become those in docs/
 #   make bench-sustained  random writes on a volume that fills much of its cluster
 #   make simulate     the deterministic simulation, until it is stopped
 #   make simulate-selftest  planted bugs that the simulation must find
@@ -36,8 +37,8 @@ test-kernel: build
 	@tests/kernel/run -- tests/kernel/walk-through
 
 bench: build
-	@tests/setup bench
-	@$(if $(filter 1,$(DOCS)),BENCH_RESULTS=docs/performance.tsv) tests/bench
+	@tests/setup bench $(if $(filter 1,$(CEPH)),bench-ceph)
+	@$(if $(filter 1,$(CEPH)),BENCH_CEPH=1) $(if $(filter 1,$(DOCS)),BENCH_RESULTS=docs/performance.tsv) tests/bench
 
 bench-sustained: build
 	@tests/setup bench
