@@ -59,6 +59,7 @@ pub(crate) struct Swarm {
     pub(crate) buffer_bytes: usize,
     pub(crate) map_bytes: usize,
     pub(crate) ttl_ms: u64,
+    pub(crate) deletions: bool,
 }
 
 impl Swarm {
@@ -104,6 +105,7 @@ impl Swarm {
             buffer_bytes: 64 << 10,
             map_bytes: 1 << 20,
             ttl_ms: 1000,
+            deletions: off,
         }
     }
 
@@ -159,6 +161,7 @@ impl Swarm {
             buffer_bytes: *chance.pick(&[64, 256]) << 10,
             map_bytes: *chance.pick(&[1 << 10, 1 << 20]),
             ttl_ms: *chance.pick(&[1000, 5000]),
+            deletions: on(40),
         };
         swarm.made_possible()
     }
