@@ -18,6 +18,7 @@ mod cluster;
 mod connection;
 mod deletions;
 mod enumeration;
+mod groups;
 mod metadata;
 mod mutation;
 mod nemesis;

@@ -17,11 +17,12 @@ use torus_metadata::{
 use torus_volume::{Groups, OpenError, Options, Services, Volume, open, open_snapshot, restore};
 
 use super::chance::Chance;
+use super::groups::Cut;
 use super::metadata::Hub;
 use super::mutation::MutantPool;
 use super::network::{FIRST_CLIENT, Host, Network, Process};
 use super::node::{Node, lock};
-use super::oracle::History;
+use super::oracle::{Clock, History};
 use super::peers::SimPeers;
 use super::{BLOCK_SIZE, Context};
 
@@ -40,6 +41,10 @@ pub(crate) struct Cluster {
     next_process: AtomicU64,
     clients: Mutex<Vec<Arc<Process>>>,
     volumes: Mutex<Vec<Tracked>>,
+    /// Shared by all clients, as if one program had all volumes open.
+    groups: Groups,
+    clock: Clock,
+    pub(crate) cuts: Mutex<Vec<Cut>>,
 }
 
 /// A volume whose past is known.
@@ -78,6 +83,9 @@ impl Cluster {
             next_process: AtomicU64::new(FIRST_PROCESS),
             clients: Mutex::default(),
             volumes: Mutex::default(),
+            groups: Groups::default(),
+            clock: Clock::default(),
+            cuts: Mutex::default(),
         });
         cluster
             .initialise(*chance.pick(&[
@@ -178,7 +186,8 @@ impl Cluster {
         let id = Arc::new(Mutex::new(self.volumes().await.get(&name)?.id));
         let mut volumes = lock(&self.volumes);
         let host = 2 * u32::try_from(volumes.len()).unwrap_or(0);
-        let tracked = Tracked { name, id, host, history: Arc::new(history) };
+        let history = Arc::new(history.timed_by(&self.clock));
+        let tracked = Tracked { name, id, host, history };
         volumes.push(tracked.clone());
         Some(tracked)
     }
@@ -248,9 +257,9 @@ impl Cluster {
             cache_bytes: swarm.cache_bytes,
             buffer_bytes: swarm.buffer_bytes,
             map_bytes: swarm.map_bytes,
-            ..Options::new(format!("client {number}"), || 1)
+            ..Options::new("clients".to_owned(), || 1)
         };
-        let services = Services { pool, meta: metadata, groups: Groups::default() };
+        let services = Services { pool, meta: metadata, groups: self.groups.clone() };
         Client { process, services, options, follower, _diallers: diallers }
     }
 }

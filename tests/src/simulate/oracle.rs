@@ -11,10 +11,12 @@
 mod snapshot;
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use torus_blockstore::Epoch;
 
 use super::node::lock;
 pub(crate) use snapshot::Snapshot;
@@ -32,6 +34,8 @@ struct Effect {
     first: u64,
     end: u64,
     value: u64,
+    /// When it was sent, by the clock.
+    issued: u64,
     /// It was refused, so it never happens.
     is_void: bool,
 }
@@ -43,6 +47,8 @@ pub(crate) struct Life {
     effects: Vec<Effect>,
     /// Effects that were accepted: all before were, or are void.
     accepted: usize,
+    /// When each of these was known to be, by the clock.
+    accepted_at: Vec<u64>,
     /// The sectors after those.
     now: Vec<u64>,
     flushed: usize,
@@ -51,8 +57,14 @@ pub(crate) struct Life {
     /// Another life has begun since.
     is_over: bool,
     origin: Origin,
+    /// Under which its writer has the volume, if that is certain.
+    pub(crate) epoch: Option<Epoch>,
+    clock: Clock,
     next_value: Arc<Mutex<u64>>,
 }
+
+/// Counts requests and answers: what came before what, on all volumes.
+pub(crate) type Clock = Arc<AtomicU64>;
 
 /// What explains the beginning of a life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +102,7 @@ pub(crate) struct History {
     snapshots: Mutex<Vec<Snapshot>>,
     restores: Mutex<Restores>,
     doom: Mutex<Doom>,
+    clock: Clock,
     next_value: Arc<Mutex<u64>>,
 }
 
@@ -117,8 +130,16 @@ impl History {
         let next_value = Arc::new(Mutex::new(0));
         let base = vec![0; usize::try_from(sectors).unwrap_or(0)];
         let origin = Life::new(0, base, Arc::clone(&next_value));
-        let (snapshots, restores, doom) = Default::default();
-        Self { sectors, lives: Mutex::new(vec![origin]), snapshots, restores, doom, next_value }
+        let (snapshots, restores, doom, clock) = Default::default();
+        Self {
+            sectors,
+            lives: Mutex::new(vec![origin]),
+            snapshots,
+            restores,
+            doom,
+            clock,
+            next_value,
+        }
     }
 
     pub(crate) fn sectors(&self) -> u64 {
@@ -134,6 +155,7 @@ impl History {
         lock(last).is_over = true;
         let life = Life::new(lives.len() as u64, found, Arc::clone(&self.next_value));
         lock(&life).origin = origin;
+        lock(&life).clock = Arc::clone(&self.clock);
         lock(&life).is_over = self.is_doomed();
         lives.push(Arc::clone(&life));
         Ok(life)
@@ -243,6 +265,16 @@ impl History {
         history
     }
 
+    /// Takes times from a clock that others share.
+    pub(crate) fn timed_by(mut self, clock: &Clock) -> Self {
+        self.clock = Arc::clone(clock);
+        self
+    }
+
+    pub(crate) fn last(&self) -> Option<Arc<Mutex<Life>>> {
+        lock(&self.lives).last().cloned()
+    }
+
     /// Notes a snapshot, unless it is of a volume that was deleted.
     pub(crate) fn taken(&self, snapshot: Snapshot) {
         if lock(&self.lives).iter().any(|life| snapshot.is_of(life)) {
@@ -281,11 +313,14 @@ impl Life {
             base,
             effects: Vec::new(),
             accepted: 0,
+            accepted_at: Vec::new(),
             now,
             flushed: 0,
             kept: None,
             is_over: false,
             origin: Origin::Former,
+            epoch: None,
+            clock: Clock::default(),
             next_value,
         }))
     }
@@ -304,10 +339,11 @@ impl Life {
     /// Notes a request that fills sectors `first..end`, before it is sent.
     pub(crate) fn issue(&mut self, first: u64, end: u64, value: u64) -> Span {
         let start = self.effects.len();
+        let issued = self.clock.fetch_add(1, Ordering::Relaxed);
         let mut at = first;
         while at < end {
             let next = (at / PAGE_SECTORS * PAGE_SECTORS + PAGE_SECTORS).min(end);
-            self.effects.push(Effect { first: at, end: next, value, is_void: false });
+            self.effects.push(Effect { first: at, end: next, value, issued, is_void: false });
             at = next;
         }
         Span { first: start, end: self.effects.len() }
@@ -315,7 +351,9 @@ impl Life {
 
     /// The request was accepted, and all before it.
     pub(crate) fn accept(&mut self, span: Span) {
+        let now = self.clock.fetch_add(1, Ordering::Relaxed);
         while self.accepted < span.end {
+            self.accepted_at.push(now);
             let effect = self.effects[self.accepted];
             apply(&mut self.now, &effect);
             self.accepted += 1;
@@ -386,6 +424,26 @@ impl Life {
             apply(&mut state, effect);
             state == found
         })
+    }
+
+    /// How many effects the volume had when it held `found`: at least and at most, of those in the
+    /// range and its end.
+    fn counts(&self, counts: Range<usize>, found: &[u64]) -> Option<(usize, usize)> {
+        let mut state = self.base.clone();
+        self.effects[..counts.start].iter().for_each(|effect| apply(&mut state, effect));
+        let mut fitting = (state == found).then_some((counts.start, counts.start));
+        for count in counts {
+            apply(&mut state, &self.effects[count]);
+            if state == found {
+                fitting = Some((fitting.map_or(count + 1, |(least, _)| least), count + 1));
+            }
+        }
+        fitting
+    }
+
+    /// How many effects were known to be accepted at a time of the clock.
+    fn accepted_before(&self, time: u64) -> usize {
+        self.accepted_at.partition_point(|at| *at < time)
     }
 
     /// The length of the prefix that explains what the next life found.

@@ -14,6 +14,7 @@ use super::Context;
 use super::check;
 use super::cluster::{Cluster, volume_name};
 use super::deletions;
+use super::groups;
 use super::mutation::Mutation;
 use super::nemesis::Nemesis;
 use super::oracle::History;
@@ -134,6 +135,10 @@ async fn run(context: Arc<Context>) -> u64 {
             volume,
         ))));
     }
+    if swarm.groups && swarm.snapshots {
+        let taking = groups::take(Arc::clone(&cluster));
+        tasks.push(AbortOnDropHandle::new(tokio::spawn(taking)));
+    }
     let mut left = swarm.unsafe_ms;
     while left > 0 && !is_over(context) {
         let part = left.min(500);
@@ -175,6 +180,7 @@ async fn converge(cluster: &Arc<Cluster>) -> Result<(), String> {
         restores::one_more(cluster, &volume).await?;
         check::space_comes_back(cluster, &volume).await?;
     }
+    groups::are_cuts(cluster)?;
     let settled = timeout(Duration::from_secs(900), check::copies_settle(cluster)).await;
     settled.unwrap_or_else(|_| Err("the copies do not settle".to_owned()))
 }

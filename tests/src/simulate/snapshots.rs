@@ -39,6 +39,9 @@ async fn use_until_dropped(cluster: Arc<Cluster>, volume: Tracked) {
     let mut clones = Vec::new();
     loop {
         sleep(chance.millis(300..4000)).await;
+        if chance.happens(150_000) && cluster.context.swarm.renames {
+            rename(&cluster, &volume).await;
+        }
         let known = volume.history.snapshots().len();
         if known == 0 {
             continue;
@@ -56,6 +59,17 @@ async fn use_until_dropped(cluster: Arc<Cluster>, volume: Tracked) {
             6..9 => delete(&cluster, &volume, which).await,
             _ => clones.extend(clone(&cluster, &volume, which).await),
         }
+    }
+}
+
+/// Gives a volume another name, in use or not.
+async fn rename(cluster: &Arc<Cluster>, volume: &Tracked) {
+    let Some(present) = cluster.present(volume).await else { return };
+    // No other volume ever has this one, and the first name is free for one that is created anew.
+    let to = format!("{}-{}", volume.name, cluster.context.trace.now());
+    let client = cluster.client(volume.host);
+    if client.execute(Command::RenameVolume { name: present.name, to }).await.is_ok() {
+        cluster.context.trace.sometimes("a volume was renamed");
     }
 }
 

@@ -60,6 +60,8 @@ pub(crate) struct Swarm {
     pub(crate) map_bytes: usize,
     pub(crate) ttl_ms: u64,
     pub(crate) deletions: bool,
+    pub(crate) groups: bool,
+    pub(crate) renames: bool,
 }
 
 impl Swarm {
@@ -106,6 +108,8 @@ impl Swarm {
             map_bytes: 1 << 20,
             ttl_ms: 1000,
             deletions: off,
+            groups: off,
+            renames: off,
         }
     }
 
@@ -162,6 +166,8 @@ impl Swarm {
             map_bytes: *chance.pick(&[1 << 10, 1 << 20]),
             ttl_ms: *chance.pick(&[1000, 5000]),
             deletions: on(40),
+            groups: on(70),
+            renames: on(30),
         };
         swarm.made_possible()
     }

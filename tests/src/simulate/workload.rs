@@ -101,6 +101,8 @@ impl User {
         };
         let number = lock(&life).number;
         let origin = lock(&life).origin();
+        let present = self.cluster.present(&self.volume).await;
+        lock(&life).epoch = present.filter(|it| it.lock.is_some()).map(|it| it.epoch);
         context.trace.note("began", &[client.process.number, number, origin as u64]);
         if let Some(event) = super::restores::event(origin) {
             context.trace.sometimes(event);

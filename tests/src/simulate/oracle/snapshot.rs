@@ -41,6 +41,20 @@ impl Snapshot {
         }
     }
 
+    /// Whether `other`, which is to be of the same instant, holds a write that was sent after one was
+    /// acknowledged which this one lacks. Nothing as long as one of them was not read.
+    pub(crate) fn lacks_a_cause_of(&self, other: &Self) -> Option<bool> {
+        let ((_, most), (least, _)) = (self.counts()?, other.counts()?);
+        let Some(last) = least.checked_sub(1) else { return Some(false) };
+        let sent = lock(&other.life).effects[last].issued;
+        Some(lock(&self.life).accepted_before(sent) > most)
+    }
+
+    fn counts(&self) -> Option<(usize, usize)> {
+        let content = self.content()?;
+        lock(&self.life).counts(self.from..self.to, &content)
+    }
+
     /// Holds what a reader found against what it must hold.
     pub(crate) fn check(&self, found: Vec<u64>) -> Result<(), String> {
         let is_right = self.can_be(&found);
