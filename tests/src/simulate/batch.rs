@@ -60,6 +60,15 @@ const EXPECTED: &[&str] = &[
     "the ring changed",
     "a peer followed another ring",
     "an unsettled copy was refused",
+    "a snapshot was restored",
+    "a volume was what had been restored",
+    "a client died while it restored",
+    "a group snapshot was taken",
+    "a group snapshot was held against its writes",
+    "a volume was renamed",
+    "a volume was deleted",
+    "a deleted volume was created anew",
+    "a client died while it deleted",
 ];
 
 /// Which of the events that ought to happen sometimes never did.

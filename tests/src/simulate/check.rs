@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
-use torus_blockstore::{BlockRef, BlockState, BlockStore, PeerId, Seal};
+use torus_blockstore::{BlockRef, BlockState, BlockStore, PeerId, Seal, VolumeId};
 use torus_distributor::Placer;
 
 use super::chain;
@@ -27,14 +27,15 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(700);
 
 /// Opens the volume, holds it against its history, and sees that it can be used.
 pub(crate) async fn volume_serves(cluster: &Arc<Cluster>, volume: &Tracked) -> Result<(), String> {
-    let Tracked { name, host, history } = volume;
+    let tracked = volume;
+    let Tracked { name, host, history, .. } = tracked;
     let chance = Chance::new(cluster.context.seed, name);
     let mut expected = None;
     for round in 0..2 {
         let began = Instant::now();
         let client = cluster.client(*host);
         let volume = loop {
-            match timeout(OPEN_LIMIT, client.open(name)).await {
+            match timeout(OPEN_LIMIT, cluster.open(&client, tracked)).await {
                 Ok(Ok(volume)) => break volume,
                 Ok(Err(error)) if began.elapsed() >= OPEN_LIMIT => {
                     return Err(format!("{name} does not open: {}", chain(&error)));
@@ -124,8 +125,9 @@ pub(crate) async fn copies_settle(cluster: &Arc<Cluster>) -> Result<(), String> 
     let began = Instant::now();
     let Some(ring) = cluster.present_ring().await else { return Err("no ring".to_owned()) };
     let ring = Placer::new(&ring);
+    let volumes = cluster.volumes().await.into_values().map(|volume| volume.id).collect();
     loop {
-        let wrong = misplaced(cluster, &ring);
+        let wrong = misplaced(cluster, &ring).or_else(|| left_over(cluster, &volumes));
         let Some(wrong) = wrong else { break };
         if began.elapsed() > SETTLE_LIMIT {
             return Err(format!("after {} s {wrong}", SETTLE_LIMIT.as_secs()));
@@ -165,6 +167,20 @@ fn misplaced(cluster: &Cluster, ring: &Placer) -> Option<String> {
     None
 }
 
+/// A block that is held of a volume that is not there.
+fn left_over(cluster: &Cluster, volumes: &BTreeSet<VolumeId>) -> Option<String> {
+    for node in &cluster.nodes {
+        let Some(life) = node.life() else { continue };
+        let blocks = life.store().list(None, usize::MAX);
+        let of_deleted = |(block, _): &&(BlockRef, _)| !volumes.contains(&block.volume);
+        if let Some((block, state)) = blocks.iter().find(of_deleted) {
+            let peer = node.peer().0.as_u128();
+            return Some(format!("{block} of a deleted volume is on peer {peer}: {state:?}"));
+        }
+    }
+    None
+}
+
 /// Counts the copies whose bytes are not those that they were sealed with: what no read met waits
 /// for a scrub.
 fn count_rotten(cluster: &Cluster) {
@@ -185,11 +201,11 @@ pub(crate) async fn space_comes_back(
     cluster: &Arc<Cluster>,
     volume: &Tracked,
 ) -> Result<(), String> {
-    let name = &volume.name;
+    let (tracked, name) = (volume, &volume.name);
     let began = Instant::now();
     loop {
         let client = cluster.client(volume.host);
-        let open = match timeout(OPEN_LIMIT, client.open(name)).await {
+        let open = match timeout(OPEN_LIMIT, cluster.open(&client, tracked)).await {
             Ok(Ok(open)) => open,
             Ok(Err(error)) => return Err(format!("{name} does not open: {}", chain(&error))),
             Err(_) => return Err(format!("{name} does not open again")),
@@ -197,9 +213,10 @@ pub(crate) async fn space_comes_back(
         // A peer that could not be cleaned up is tried again after a minute.
         sleep(Duration::from_secs(70)).await;
         step(name, "close", open.close()).await?;
-        let volumes = cluster.volumes().await;
-        let Some(metadata) = volumes.get(name) else { return Err(format!("{name} is gone")) };
-        let needed = client.needed(metadata).await.map_err(|error| format!("{name}: {error}"))?;
+        let Some(metadata) = cluster.present(volume).await else {
+            return Err(format!("{name} is gone"));
+        };
+        let needed = client.needed(&metadata).await.map_err(|error| format!("{name}: {error}"))?;
         let mut held = BTreeSet::new();
         for node in &cluster.nodes {
             let Some(life) = node.life() else { continue };

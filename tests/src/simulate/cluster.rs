@@ -8,20 +8,21 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
-use torus_blockstore::{BlockPool, BlockRef, BlockSpec};
+use torus_blockstore::{BlockPool, BlockRef, BlockSpec, VolumeId};
 use torus_distributor::{Distributor, Follower, Volumes};
 use torus_metadata::{
     Answer, Command, Error, GlobalMetadata, MetadataService, Outcome, Peer, Query, Ring, RingKind,
     RingMember, RingVersion,
 };
-use torus_volume::{Groups, OpenError, Options, Services, Volume, open, open_snapshot};
+use torus_volume::{Groups, OpenError, Options, Services, Volume, open, open_snapshot, restore};
 
 use super::chance::Chance;
+use super::groups::Cut;
 use super::metadata::Hub;
 use super::mutation::MutantPool;
 use super::network::{FIRST_CLIENT, Host, Network, Process};
 use super::node::{Node, lock};
-use super::oracle::History;
+use super::oracle::{Clock, History};
 use super::peers::SimPeers;
 use super::{BLOCK_SIZE, Context};
 
@@ -40,12 +41,19 @@ pub(crate) struct Cluster {
     next_process: AtomicU64,
     clients: Mutex<Vec<Arc<Process>>>,
     volumes: Mutex<Vec<Tracked>>,
+    /// Shared by all clients, as if one program had all volumes open.
+    groups: Groups,
+    clock: Clock,
+    pub(crate) cuts: Mutex<Vec<Cut>>,
 }
 
 /// A volume whose past is known.
 #[derive(Clone)]
 pub(crate) struct Tracked {
+    /// The name that it is created under, again when it was deleted.
     pub(crate) name: String,
+    /// Of the volume that is there now.
+    id: Arc<Mutex<VolumeId>>,
     /// The first of its clients' hosts.
     pub(crate) host: u32,
     pub(crate) history: Arc<History>,
@@ -75,6 +83,9 @@ impl Cluster {
             next_process: AtomicU64::new(FIRST_PROCESS),
             clients: Mutex::default(),
             volumes: Mutex::default(),
+            groups: Groups::default(),
+            clock: Clock::default(),
+            cuts: Mutex::default(),
         });
         cluster
             .initialise(*chance.pick(&[
@@ -170,11 +181,44 @@ impl Cluster {
         lock(&self.volumes).clone()
     }
 
-    pub(crate) fn track(&self, name: String, history: History) -> Tracked {
+    /// Begins to know the past of a volume; nothing if there is none of this name.
+    pub(crate) async fn track(&self, name: String, history: History) -> Option<Tracked> {
+        let id = Arc::new(Mutex::new(self.volumes().await.get(&name)?.id));
         let mut volumes = lock(&self.volumes);
         let host = 2 * u32::try_from(volumes.len()).unwrap_or(0);
-        volumes.push(Tracked { name, host, history: Arc::new(history) });
-        volumes[volumes.len() - 1].clone()
+        let history = Arc::new(history.timed_by(&self.clock));
+        let tracked = Tracked { name, id, host, history };
+        volumes.push(tracked.clone());
+        Some(tracked)
+    }
+
+    /// A volume as the metadata has it, unless it was deleted.
+    pub(crate) async fn present(&self, volume: &Tracked) -> Option<torus_metadata::Volume> {
+        let id = *lock(&volume.id);
+        self.volumes().await.into_values().find(|present| present.id == id)
+    }
+
+    /// Opens a volume under the name that it has now.
+    pub(crate) async fn open(
+        &self,
+        client: &Client,
+        volume: &Tracked,
+    ) -> Result<Volume, OpenError> {
+        match self.present(volume).await {
+            Some(present) => client.open(&present.name).await,
+            None => Err(OpenError::NoSuchVolume { name: volume.name.clone() }),
+        }
+    }
+
+    /// Takes the volume that was created in place of one that was deleted for this one; whether
+    /// there is one.
+    pub(crate) async fn adopt(&self, volume: &Tracked) -> bool {
+        let volumes = self.volumes().await;
+        let Some(new) = volumes.get(&volume.name) else { return false };
+        *lock(&volume.id) = new.id;
+        volume.history.start_over();
+        self.context.trace.sometimes("a deleted volume was created anew");
+        true
     }
 
     /// Ends all programs of clients.
@@ -213,9 +257,9 @@ impl Cluster {
             cache_bytes: swarm.cache_bytes,
             buffer_bytes: swarm.buffer_bytes,
             map_bytes: swarm.map_bytes,
-            ..Options::new(format!("client {number}"), || 1)
+            ..Options::new("clients".to_owned(), || 1)
         };
-        let services = Services { pool, meta: metadata, groups: Groups::default() };
+        let services = Services { pool, meta: metadata, groups: self.groups.clone() };
         Client { process, services, options, follower, _diallers: diallers }
     }
 }
@@ -242,13 +286,24 @@ impl Drop for Client {
 impl Client {
     /// Opens a volume, once the cluster is known.
     pub(crate) async fn open(&self, name: &str) -> Result<Volume, OpenError> {
+        self.is_known().await?;
+        open(self.services.clone(), name, self.options.clone()).await
+    }
+
+    /// Makes a volume what a snapshot of it holds, once the cluster is known.
+    pub(crate) async fn restore(&self, name: &str, snapshot: &str) -> Result<(), OpenError> {
+        self.is_known().await?;
+        restore(self.services.clone(), name, snapshot, self.options.clone()).await
+    }
+
+    async fn is_known(&self) -> Result<(), OpenError> {
         let mut view = self.follower.view();
         // Several would wait for the first view at once, and be woken in any order.
         let known = view.wait_for(|view| view.ring.is_some() && view.peers.is_some());
-        if timeout(Duration::from_secs(20), known).await.is_err() {
-            return Err(OpenError::TimedOut);
+        match timeout(Duration::from_secs(20), known).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(OpenError::TimedOut),
         }
-        open(self.services.clone(), name, self.options.clone()).await
     }
 
     /// Opens a snapshot, to be read.
@@ -263,6 +318,12 @@ impl Client {
     /// Sends a command on the way that this program has to the metadata.
     pub(crate) async fn execute(&self, command: Command) -> Result<Outcome, Error> {
         self.services.meta.execute(command).await.map(|applied| applied.outcome)
+    }
+
+    /// Sends a command until it is answered.
+    pub(crate) async fn execute_until_answered(&self, command: Command) -> Result<Outcome, Error> {
+        let answered = self.services.meta.execute_until_answered(command).await;
+        answered.map(|applied| applied.outcome)
     }
 
     /// The blocks of its own that a volume needs.

@@ -153,7 +153,8 @@ async fn steps(
     crash: Crash,
 ) -> Result<bool, String> {
     let cluster = Cluster::start(context).await.map_err(|error| chain(&error))?;
-    let tracked = cluster.track(volume_name(0), History::new(context.swarm.pages * 8));
+    let history = History::new(context.swarm.pages * 8);
+    let tracked = cluster.track(volume_name(0), history).await.ok_or("there is no volume")?;
     let Tracked { name, history, .. } = &tracked;
     let client = cluster.client(0);
     let volume = client.open(name).await.map_err(|error| chain(&error))?;

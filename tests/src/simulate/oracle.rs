@@ -4,12 +4,22 @@
 //! begins with what it found and adds *effects*: each fills sectors of one page with a value, and is
 //! there whole or not at all. When the next life begins, it must find the former one's beginning and
 //! a prefix of its effects that contains every flushed one. That prefix is then the past for good: a
-//! flush of the former life that is answered later must not reach beyond it.
+//! flush of the former life that is answered later must not reach beyond it. Where a snapshot was
+//! restored in between, the next life finds just that; where that was broken off, the one or the
+//! other, and never a mix.
+
+mod snapshot;
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use torus_blockstore::Epoch;
 
 use super::node::lock;
+pub(crate) use snapshot::Snapshot;
 
 /// Bytes that have a value of their own.
 pub(crate) const SECTOR: u64 = 512;
@@ -24,6 +34,8 @@ struct Effect {
     first: u64,
     end: u64,
     value: u64,
+    /// When it was sent, by the clock.
+    issued: u64,
     /// It was refused, so it never happens.
     is_void: bool,
 }
@@ -35,12 +47,38 @@ pub(crate) struct Life {
     effects: Vec<Effect>,
     /// Effects that were accepted: all before were, or are void.
     accepted: usize,
+    /// When each of these was known to be, by the clock.
+    accepted_at: Vec<u64>,
     /// The sectors after those.
     now: Vec<u64>,
     flushed: usize,
-    /// What the next life found.
+    /// What the next life found of it, if that is certain.
     kept: Option<usize>,
+    /// Another life has begun since.
+    is_over: bool,
+    origin: Origin,
+    /// Under which its writer has the volume, if that is certain.
+    pub(crate) epoch: Option<Epoch>,
+    clock: Clock,
     next_value: Arc<Mutex<u64>>,
+}
+
+/// Counts requests and answers: what came before what, on all volumes.
+pub(crate) type Clock = Arc<AtomicU64>;
+
+/// What explains the beginning of a life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The former life alone.
+    Former,
+    /// A snapshot that was restored.
+    Restored,
+    /// A snapshot, though nobody heard that it was restored.
+    RestoredUnheard,
+    /// The former life: a restore was broken off before it took effect.
+    NotRestored,
+    /// A restore was broken off, and it would be the same with it and without.
+    Either,
 }
 
 /// Effects of one request.
@@ -57,50 +95,33 @@ pub(crate) struct Reading {
     accepted: usize,
 }
 
-/// A snapshot that its taker was told of.
-#[derive(Clone)]
-pub(crate) struct Snapshot {
-    pub(crate) name: String,
-    life: Arc<Mutex<Life>>,
-    /// It holds at least so many effects of that life,
-    from: usize,
-    /// and at most so many.
-    to: usize,
-    /// What the first reader found, which is what it holds for ever.
-    content: Option<Vec<u64>>,
-}
-
-impl Snapshot {
-    pub(crate) fn new(name: String, life: &Arc<Mutex<Life>>, from: usize) -> Self {
-        let to = lock(life).effects.len();
-        Self { name, life: Arc::clone(life), from, to, content: None }
-    }
-
-    pub(crate) fn content(&self) -> Option<&Vec<u64>> {
-        self.content.as_ref()
-    }
-
-    /// Holds what a reader found against what it must hold.
-    pub(crate) fn check(&mut self, found: Vec<u64>) -> Result<(), String> {
-        let is_right = match &self.content {
-            Some(content) => *content == found,
-            None => lock(&self.life).was(self.from..self.to, &found),
-        };
-        if !is_right {
-            let before = if self.content.is_some() { "what it was" } else { "any moment of it" };
-            return Err(format!("snapshot {:?} is not {before}", self.name));
-        }
-        self.content = Some(found);
-        Ok(())
-    }
-}
-
 /// A volume's past.
 pub(crate) struct History {
     sectors: u64,
     lives: Mutex<Vec<Arc<Mutex<Life>>>>,
     snapshots: Mutex<Vec<Snapshot>>,
+    restores: Mutex<Restores>,
+    doom: Mutex<Doom>,
+    clock: Clock,
     next_value: Arc<Mutex<u64>>,
+}
+
+/// The restores since the last life.
+#[derive(Default)]
+struct Restores {
+    /// What the volume may have become since: at most one of these.
+    snapshots: Vec<Snapshot>,
+    /// It has become one of them.
+    is_certain: bool,
+}
+
+/// What is known of deletions of the volume.
+#[derive(Default)]
+struct Doom {
+    /// One is under way, or has been done.
+    is_deleting: bool,
+    /// Those that nobody waits for any more come before then.
+    loose_until: Option<Instant>,
 }
 
 impl History {
@@ -109,21 +130,129 @@ impl History {
         let next_value = Arc::new(Mutex::new(0));
         let base = vec![0; usize::try_from(sectors).unwrap_or(0)];
         let origin = Life::new(0, base, Arc::clone(&next_value));
-        Self { sectors, lives: Mutex::new(vec![origin]), snapshots: Mutex::default(), next_value }
+        let (snapshots, restores, doom, clock) = Default::default();
+        Self {
+            sectors,
+            lives: Mutex::new(vec![origin]),
+            snapshots,
+            restores,
+            doom,
+            clock,
+            next_value,
+        }
     }
 
     pub(crate) fn sectors(&self) -> u64 {
         self.sectors
     }
 
-    /// A new life has read the whole volume; an error if no prefix of the last one explains it.
+    /// A new life has read the whole volume; an error if neither a prefix of the last one nor a
+    /// restored snapshot explains it.
     pub(crate) fn begin(&self, found: Vec<u64>) -> Result<Arc<Mutex<Life>>, String> {
         let mut lives = lock(&self.lives);
         let Some(last) = lives.last() else { return Err("there is no past".to_owned()) };
-        lock(last).is_followed_by(&found)?;
+        let origin = self.explain(last, &found)?;
+        lock(last).is_over = true;
         let life = Life::new(lives.len() as u64, found, Arc::clone(&self.next_value));
+        lock(&life).origin = origin;
+        lock(&life).clock = Arc::clone(&self.clock);
+        lock(&life).is_over = self.is_doomed();
         lives.push(Arc::clone(&life));
         Ok(life)
+    }
+
+    fn explain(&self, last: &Mutex<Life>, found: &[u64]) -> Result<Origin, String> {
+        let restores = std::mem::take(&mut *lock(&self.restores));
+        let fitting: Vec<_> = restores.snapshots.iter().filter(|it| it.can_be(found)).collect();
+        if restores.is_certain && fitting.is_empty() {
+            return Err("the volume is not what was restored".to_owned());
+        }
+        let kept = lock(last).kept_in(found);
+        let is_former = !restores.is_certain && kept.is_ok();
+        match (&fitting[..], is_former) {
+            ([], _) => {
+                lock(last).kept = Some(kept?);
+                let is_spared = !restores.snapshots.is_empty();
+                Ok(if is_spared { Origin::NotRestored } else { Origin::Former })
+            }
+            // Nothing is learnt from what may be chance.
+            (_, true) => Ok(Origin::Either),
+            (fitting, false) => {
+                if let [only] = fitting {
+                    only.check(found.to_vec())?;
+                }
+                let is_heard = restores.is_certain;
+                Ok(if is_heard { Origin::Restored } else { Origin::RestoredUnheard })
+            }
+        }
+    }
+
+    /// Whoever still uses the volume somewhere is about to be shut out.
+    fn end_last(&self) {
+        if let Some(last) = lock(&self.lives).last() {
+            lock(last).is_over = true;
+        }
+    }
+
+    /// A snapshot is about to be restored.
+    pub(crate) fn restoring(&self, snapshot: &Snapshot) {
+        self.end_last();
+        lock(&self.restores).snapshots.push(snapshot.clone());
+    }
+
+    /// What was about to be restored was.
+    pub(crate) fn restored(&self) {
+        let mut restores = lock(&self.restores);
+        let former = restores.snapshots.len().saturating_sub(1);
+        restores.snapshots.drain(..former);
+        restores.is_certain = true;
+    }
+
+    /// What was about to be restored was not, and never will be.
+    pub(crate) fn not_restored(&self) {
+        lock(&self.restores).snapshots.pop();
+    }
+
+    /// The volume is about to be deleted, or is gone.
+    pub(crate) fn deleting(&self) {
+        self.end_last();
+        lock(&self.doom).is_deleting = true;
+    }
+
+    /// It is known that it was not deleted.
+    pub(crate) fn not_deleted(&self) {
+        lock(&self.doom).is_deleting = false;
+    }
+
+    /// Nobody waits for the deletion, which may come within this time.
+    pub(crate) fn deletion_is_loose(&self, time: Duration) {
+        *lock(&self.doom) = Doom { is_deleting: false, loose_until: Some(Instant::now() + time) };
+    }
+
+    /// Whether the volume may vanish at any moment.
+    pub(crate) fn is_doomed(&self) -> bool {
+        let doom = lock(&self.doom);
+        doom.is_deleting || doom.loose_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Whether the volume may have vanished.
+    pub(crate) fn may_be_gone(&self) -> bool {
+        let doom = lock(&self.doom);
+        doom.is_deleting || doom.loose_until.is_some()
+    }
+
+    /// There is a new volume in place of the one that was deleted. Values go on, so that what was in
+    /// that one is known if it comes back.
+    pub(crate) fn start_over(&self) {
+        self.end_last();
+        let base = vec![0; index(self.sectors)];
+        *lock(&self.lives) = vec![Life::new(0, base, Arc::clone(&self.next_value))];
+        *lock(&self.restores) = Restores::default();
+        lock(&self.snapshots).clear();
+        let mut doom = lock(&self.doom);
+        doom.is_deleting = false;
+        // A command that is still under way names the new one too.
+        doom.loose_until.take_if(|until| *until <= Instant::now());
     }
 
     /// That of a clone of what was found somewhere.
@@ -136,9 +265,27 @@ impl History {
         history
     }
 
-    /// Notes a snapshot that was taken by `life`.
+    /// Takes times from a clock that others share.
+    pub(crate) fn timed_by(mut self, clock: &Clock) -> Self {
+        self.clock = Arc::clone(clock);
+        self
+    }
+
+    pub(crate) fn last(&self) -> Option<Arc<Mutex<Life>>> {
+        lock(&self.lives).last().cloned()
+    }
+
+    /// Notes a snapshot, unless it is of a volume that was deleted.
     pub(crate) fn taken(&self, snapshot: Snapshot) {
-        lock(&self.snapshots).push(snapshot);
+        if lock(&self.lives).iter().any(|life| snapshot.is_of(life)) {
+            lock(&self.snapshots).push(snapshot);
+        }
+    }
+
+    /// Whether the snapshot is one that must be there.
+    pub(crate) fn has(&self, snapshot: &Snapshot) -> bool {
+        let is_known = lock(&self.snapshots).iter().any(|known| known.name == snapshot.name);
+        is_known && !self.may_be_gone()
     }
 
     pub(crate) fn snapshots(&self) -> MutexGuard<'_, Vec<Snapshot>> {
@@ -161,17 +308,25 @@ impl History {
 impl Life {
     fn new(number: u64, base: Vec<u64>, next_value: Arc<Mutex<u64>>) -> Arc<Mutex<Self>> {
         let now = base.clone();
-        let (effects, accepted, flushed, kept) = (Vec::new(), 0, 0, None);
         Arc::new(Mutex::new(Self {
             number,
             base,
-            effects,
-            accepted,
+            effects: Vec::new(),
+            accepted: 0,
+            accepted_at: Vec::new(),
             now,
-            flushed,
-            kept,
+            flushed: 0,
+            kept: None,
+            is_over: false,
+            origin: Origin::Former,
+            epoch: None,
+            clock: Clock::default(),
             next_value,
         }))
+    }
+
+    pub(crate) fn origin(&self) -> Origin {
+        self.origin
     }
 
     /// A value that nothing else writes.
@@ -184,10 +339,11 @@ impl Life {
     /// Notes a request that fills sectors `first..end`, before it is sent.
     pub(crate) fn issue(&mut self, first: u64, end: u64, value: u64) -> Span {
         let start = self.effects.len();
+        let issued = self.clock.fetch_add(1, Ordering::Relaxed);
         let mut at = first;
         while at < end {
             let next = (at / PAGE_SECTORS * PAGE_SECTORS + PAGE_SECTORS).min(end);
-            self.effects.push(Effect { first: at, end: next, value, is_void: false });
+            self.effects.push(Effect { first: at, end: next, value, issued, is_void: false });
             at = next;
         }
         Span { first: start, end: self.effects.len() }
@@ -195,7 +351,9 @@ impl Life {
 
     /// The request was accepted, and all before it.
     pub(crate) fn accept(&mut self, span: Span) {
+        let now = self.clock.fetch_add(1, Ordering::Relaxed);
         while self.accepted < span.end {
+            self.accepted_at.push(now);
             let effect = self.effects[self.accepted];
             apply(&mut self.now, &effect);
             self.accepted += 1;
@@ -211,7 +369,7 @@ impl Life {
 
     /// Whether another life of the volume has begun since: this one may meet any error.
     pub(crate) fn is_deposed(&self) -> bool {
-        self.kept.is_some()
+        self.is_over
     }
 
     /// What a flush that begins now must make durable.
@@ -268,8 +426,28 @@ impl Life {
         })
     }
 
-    /// Looks for the prefix that explains what the next life found.
-    fn is_followed_by(&mut self, found: &[u64]) -> Result<(), String> {
+    /// How many effects the volume had when it held `found`: at least and at most, of those in the
+    /// range and its end.
+    fn counts(&self, counts: Range<usize>, found: &[u64]) -> Option<(usize, usize)> {
+        let mut state = self.base.clone();
+        self.effects[..counts.start].iter().for_each(|effect| apply(&mut state, effect));
+        let mut fitting = (state == found).then_some((counts.start, counts.start));
+        for count in counts {
+            apply(&mut state, &self.effects[count]);
+            if state == found {
+                fitting = Some((fitting.map_or(count + 1, |(least, _)| least), count + 1));
+            }
+        }
+        fitting
+    }
+
+    /// How many effects were known to be accepted at a time of the clock.
+    fn accepted_before(&self, time: u64) -> usize {
+        self.accepted_at.partition_point(|at| *at < time)
+    }
+
+    /// The length of the prefix that explains what the next life found.
+    fn kept_in(&self, found: &[u64]) -> Result<usize, String> {
         let mut state = self.base.clone();
         for effect in &self.effects[..self.flushed] {
             apply(&mut state, effect);
@@ -291,9 +469,8 @@ impl Life {
                 least = (wrong, count + 1, first_wrong(&state, found));
             }
         }
-        self.kept = kept;
         let (wrong, count, (sector, is, was)) = least;
-        kept.map(drop).ok_or_else(|| {
+        kept.ok_or_else(|| {
             format!(
                 "no prefix of life {} explains the volume: {} of its {} effects were flushed; \
                  closest are the first {count} with {wrong} sectors wrong, sector {sector} holds \

@@ -13,9 +13,12 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Context;
 use super::check;
 use super::cluster::{Cluster, volume_name};
+use super::deletions;
+use super::groups;
 use super::mutation::Mutation;
 use super::nemesis::Nemesis;
 use super::oracle::History;
+use super::restores;
 use super::snapshots;
 use super::swarm::Swarm;
 use super::trace::Trace;
@@ -124,11 +127,17 @@ async fn run(context: Arc<Context>) -> u64 {
     let sectors = swarm.pages * 8;
     let mut tasks = vec![AbortOnDropHandle::new(tokio::spawn(Nemesis::new(&cluster).run()))];
     for number in 0..swarm.volumes {
-        let volume = cluster.track(volume_name(number), History::new(sectors));
+        let Some(volume) = cluster.track(volume_name(number), History::new(sectors)).await else {
+            continue;
+        };
         tasks.push(AbortOnDropHandle::new(tokio::spawn(snapshots::look_after(
             Arc::clone(&cluster),
             volume,
         ))));
+    }
+    if swarm.groups && swarm.snapshots {
+        let taking = groups::take(Arc::clone(&cluster));
+        tasks.push(AbortOnDropHandle::new(tokio::spawn(taking)));
     }
     let mut left = swarm.unsafe_ms;
     while left > 0 && !is_over(context) {
@@ -161,11 +170,17 @@ fn is_over(context: &Context) -> bool {
 
 /// The second phase: everything is well, and all must become so.
 async fn converge(cluster: &Arc<Cluster>) -> Result<(), String> {
+    deletions::are_over(cluster).await?;
     for volume in cluster.tracked() {
+        if cluster.present(&volume).await.is_none() {
+            continue;
+        }
         check::volume_serves(cluster, &volume).await?;
         snapshots::all_are_what_they_were(cluster, &volume).await?;
+        restores::one_more(cluster, &volume).await?;
         check::space_comes_back(cluster, &volume).await?;
     }
+    groups::are_cuts(cluster)?;
     let settled = timeout(Duration::from_secs(900), check::copies_settle(cluster)).await;
     settled.unwrap_or_else(|_| Err("the copies do not settle".to_owned()))
 }

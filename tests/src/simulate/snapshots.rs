@@ -39,6 +39,9 @@ async fn use_until_dropped(cluster: Arc<Cluster>, volume: Tracked) {
     let mut clones = Vec::new();
     loop {
         sleep(chance.millis(300..4000)).await;
+        if chance.happens(150_000) && cluster.context.swarm.renames {
+            rename(&cluster, &volume).await;
+        }
         let known = volume.history.snapshots().len();
         if known == 0 {
             continue;
@@ -59,6 +62,17 @@ async fn use_until_dropped(cluster: Arc<Cluster>, volume: Tracked) {
     }
 }
 
+/// Gives a volume another name, in use or not.
+async fn rename(cluster: &Arc<Cluster>, volume: &Tracked) {
+    let Some(present) = cluster.present(volume).await else { return };
+    // No other volume ever has this one, and the first name is free for one that is created anew.
+    let to = format!("{}-{}", volume.name, cluster.context.trace.now());
+    let client = cluster.client(volume.host);
+    if client.execute(Command::RenameVolume { name: present.name, to }).await.is_ok() {
+        cluster.context.trace.sometimes("a volume was renamed");
+    }
+}
+
 /// Why a snapshot was not read.
 enum Failed {
     /// It is not what it must be.
@@ -70,9 +84,12 @@ enum Failed {
 async fn read(cluster: &Arc<Cluster>, volume: &Tracked, which: usize) -> Result<(), Failed> {
     let Some(snapshot) = volume.history.snapshots().get(which).cloned() else { return Ok(()) };
     let client = cluster.client(volume.host + 1);
-    let opened = client.open_snapshot(&volume.name, &snapshot.name).await;
+    let Some(present) = cluster.present(volume).await else { return Ok(()) };
+    let opened = client.open_snapshot(&present.name, &snapshot.name).await;
     let reader = opened.map_err(|error| match error {
-        OpenError::NoSuchSnapshot { .. } => Failed::Wrong(chain(&error)),
+        OpenError::NoSuchSnapshot { .. } if volume.history.has(&snapshot) => {
+            Failed::Wrong(chain(&error))
+        }
         error => Failed::Unread(chain(&error)),
     })?;
     let found = match read_whole(&reader, volume.history.sectors()).await {
@@ -82,11 +99,8 @@ async fn read(cluster: &Arc<Cluster>, volume: &Tracked, which: usize) -> Result<
         }
         Err(Failure::Error(error)) => return Err(Failed::Unread(chain(&error))),
     };
-    let mut snapshots = volume.history.snapshots();
-    if let Some(snapshot) = snapshots.iter_mut().find(|it| it.name == snapshot.name) {
-        snapshot.check(found).map_err(Failed::Wrong)?;
-        cluster.context.trace.sometimes("a snapshot was read");
-    }
+    snapshot.check(found).map_err(Failed::Wrong)?;
+    cluster.context.trace.sometimes("a snapshot was read");
     Ok(())
 }
 
@@ -112,11 +126,10 @@ pub(crate) async fn all_are_what_they_were(
 /// The names by which the metadata knows a volume and one of its snapshots.
 async fn ids(
     cluster: &Cluster,
-    volume: &str,
+    volume: &Tracked,
     snapshot: &str,
 ) -> Option<(torus_blockstore::VolumeId, torus_metadata::SnapshotId)> {
-    let volumes = cluster.volumes().await;
-    let volume = volumes.get(volume)?;
+    let volume = cluster.present(volume).await?;
     let snapshot = volume.snapshots.iter().find(|it| it.name == snapshot)?;
     Some((volume.id, snapshot.id))
 }
@@ -124,7 +137,10 @@ async fn ids(
 async fn delete(cluster: &Arc<Cluster>, volume: &Tracked, which: usize) {
     // From now on nobody may expect it to be there.
     let snapshot = volume.history.snapshots().remove(which);
-    let Some((id, snapshot_id)) = ids(cluster, &volume.name, &snapshot.name).await else {
+    let Some((id, snapshot_id)) = ids(cluster, volume, &snapshot.name).await else {
+        if volume.history.may_be_gone() {
+            return;
+        }
         let what = format!("{}: snapshot {:?} is gone", volume.name, snapshot.name);
         return cluster.context.trace.violation(what);
     };
@@ -148,14 +164,14 @@ async fn clone(
     let (snapshot, content) = {
         let snapshots = volume.history.snapshots();
         let snapshot = snapshots.get(which)?;
-        (snapshot.name.clone(), snapshot.content()?.clone())
+        (snapshot.name.clone(), snapshot.content()?)
     };
-    let (id, snapshot) = ids(cluster, &volume.name, &snapshot).await?;
+    let (id, snapshot) = ids(cluster, volume, &snapshot).await?;
     let name = format!("clone-{number}-{}", cluster.context.trace.now());
     let client: Client = cluster.client(volume.host);
     let command = Command::CloneVolume { volume: id, snapshot, name: name.clone() };
     client.execute(command).await.ok()?;
     cluster.context.trace.sometimes("a snapshot was cloned");
-    let tracked = cluster.track(name, History::of_clone(content));
+    let tracked = cluster.track(name, History::of_clone(content)).await?;
     Some(AbortOnDropHandle::new(tokio::spawn(look_after(Arc::clone(cluster), tracked))))
 }

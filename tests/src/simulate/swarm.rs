@@ -59,6 +59,9 @@ pub(crate) struct Swarm {
     pub(crate) buffer_bytes: usize,
     pub(crate) map_bytes: usize,
     pub(crate) ttl_ms: u64,
+    pub(crate) deletions: bool,
+    pub(crate) groups: bool,
+    pub(crate) renames: bool,
 }
 
 impl Swarm {
@@ -104,6 +107,9 @@ impl Swarm {
             buffer_bytes: 64 << 10,
             map_bytes: 1 << 20,
             ttl_ms: 1000,
+            deletions: off,
+            groups: off,
+            renames: off,
         }
     }
 
@@ -159,6 +165,9 @@ impl Swarm {
             buffer_bytes: *chance.pick(&[64, 256]) << 10,
             map_bytes: *chance.pick(&[1 << 10, 1 << 20]),
             ttl_ms: *chance.pick(&[1000, 5000]),
+            deletions: on(40),
+            groups: on(70),
+            renames: on(30),
         };
         swarm.made_possible()
     }

@@ -42,7 +42,14 @@ impl User {
             let host = self.volume.host + round % 2;
             round += 1;
             let client = Arc::new(self.cluster.client(host));
-            self.life(client).await;
+            if self.cluster.present(&self.volume).await.is_none() {
+                self.create_anew(&client).await;
+            }
+            match self.chance.within(0..100) {
+                0..30 => self.restore(&client).await,
+                30..40 if self.cluster.context.swarm.deletions => self.delete(&client).await,
+                _ => self.life(client).await,
+            }
             sleep(self.chance.millis(0..500)).await;
         }
     }
@@ -53,7 +60,7 @@ impl User {
         let swarm = &context.swarm;
         let patience = self.chance.millis(2000..60_000);
         let began = Instant::now();
-        let opened = timeout(patience, client.open(&self.volume.name)).await;
+        let opened = timeout(patience, self.cluster.open(&client, &self.volume)).await;
         let volume = match opened {
             Ok(Ok(volume)) => Arc::new(volume),
             Ok(Err(error)) => {
@@ -92,8 +99,14 @@ impl User {
                 return client.kill();
             }
         };
-        context.trace.note("began", &[client.process.number, lock(&life).number]);
         let number = lock(&life).number;
+        let origin = lock(&life).origin();
+        let present = self.cluster.present(&self.volume).await;
+        lock(&life).epoch = present.filter(|it| it.lock.is_some()).map(|it| it.epoch);
+        context.trace.note("began", &[client.process.number, number, origin as u64]);
+        if let Some(event) = super::restores::event(origin) {
+            context.trace.sometimes(event);
+        }
         let worker = Worker {
             context: Arc::clone(context),
             name: self.volume.name.clone(),
@@ -156,6 +169,9 @@ impl User {
     }
 
     fn judge_error(&self, error: &Error, during: &str) {
+        if self.volume.history.is_doomed() {
+            return;
+        }
         judge(&self.cluster.context, &self.volume.name, error, during);
     }
 }
@@ -172,6 +188,14 @@ fn judge(context: &Context, name: &str, error: &Error, during: &str) {
         Error::Refused(_) => context.trace.sometimes("the metadata refused a writer"),
         error => context.trace.violation(format!("{name}: {during}: {}", super::chain(error))),
     }
+}
+
+/// As [`judge`]; whoever has a successor, or whose volume was deleted, may meet any error.
+fn judge_life(context: &Context, name: &str, life: &Mutex<Life>, error: &Error, during: &str) {
+    if lock(life).is_deposed() && !matches!(error, Error::TakenOver { .. } | Error::Refused(_)) {
+        return context.trace.sometimes("a writer that was shut out met an error");
+    }
+    judge(context, name, error, during);
 }
 
 pub(crate) enum Failure {
@@ -326,13 +350,11 @@ impl Worker {
             }
             Err(error @ (Error::Read { .. } | Error::Damaged { .. } | Error::NoSpace)) => {
                 lock(life).refuse(span);
-                if !lock(life).is_deposed() {
-                    judge(context, name, &error, "a write");
-                }
+                judge_life(context, name, life, &error, "a write");
                 Done::Fine
             }
             Err(error) => {
-                judge(context, name, &error, "a write");
+                judge_life(context, name, life, &error, "a write");
                 Done::Over
             }
         }
@@ -419,11 +441,12 @@ impl Worker {
 
     fn flatten(&self) -> BoxFuture<'static, Done> {
         let (context, name, volume) = self.shared();
+        let life = Arc::clone(&self.life);
         async move {
             match volume.flatten().await {
                 Ok(()) => Done::Fine,
                 Err(error) => {
-                    judge(&context, &name, &error, "flattening");
+                    judge_life(&context, &name, &life, &error, "flattening");
                     Done::Over
                 }
             }
@@ -471,7 +494,7 @@ impl Worker {
                 Done::Fine
             }
             Err(error) => {
-                judge(context, name, &error, "a flush");
+                judge_life(context, name, life, &error, "a flush");
                 Done::Over
             }
         }
@@ -495,9 +518,7 @@ impl Worker {
                 }
                 Err(Error::OutOfRange { .. }) => Done::Fine,
                 Err(error) => {
-                    if !lock(&life).is_deposed() {
-                        judge(&context, &name, &error, "a read");
-                    }
+                    judge_life(&context, &name, &life, &error, "a read");
                     Done::Over
                 }
             }
