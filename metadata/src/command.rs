@@ -127,6 +127,8 @@ pub enum Command {
         volume: VolumeId,
         epoch: Epoch,
         name: String,
+        /// The volume's when the head's checkpoint was cut: it may have changed since.
+        size: u64,
         created_ms: u64,
         ask: Option<AskId>,
     },

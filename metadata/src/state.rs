@@ -178,8 +178,8 @@ impl State {
             }
             Command::CommitWindow { volume, window } => self.commit_window(volume, window),
             Command::CommitHead { volume, head } => self.commit_head(volume, head),
-            Command::CommitSnapshot { volume, epoch, name, created_ms, ask } => {
-                self.commit_snapshot(volume, epoch, name, created_ms, ask)
+            Command::CommitSnapshot { volume, epoch, name, size, created_ms, ask } => {
+                self.commit_snapshot(volume, epoch, (name, size), created_ms, ask)
             }
             Command::RestoreSnapshot { volume, epoch, snapshot } => {
                 self.restore_snapshot(volume, epoch, snapshot)

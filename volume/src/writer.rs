@@ -114,6 +114,8 @@ struct Checkpoint {
     /// `None` once it is being stored.
     prepared: Option<Prepared>,
     head: Head,
+    /// The volume's, in bytes, when it was cut.
+    size: u64,
     replies: Vec<Reply<()>>,
     /// To be taken of it.
     snapshots: Vec<asks::Wanted>,

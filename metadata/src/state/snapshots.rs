@@ -5,7 +5,7 @@
 
 use torus_blockstore::{Epoch, VolumeId};
 
-use super::volumes::{NameFault, name_fault};
+use super::volumes::{NameFault, check_size, name_fault};
 use super::{Change, State, asks, clones};
 use crate::{AskId, Event, Head, Outcome, Refusal, SessionId, Snapshot, SnapshotId, Volume};
 
@@ -17,11 +17,12 @@ impl State {
         &mut self,
         volume: VolumeId,
         epoch: Epoch,
-        name: String,
+        (name, size): (String, u64),
         created_ms: u64,
         ask: Option<AskId>,
     ) -> Result<Change, Refusal> {
         let volume = self.volume_locked_by(volume, epoch)?;
+        check_size(size)?;
         check_snapshot_name(volume, &name)?;
         check_room(volume)?;
         let head = volume.head.clone().ok_or(Refusal::HeadBehind)?;
@@ -31,7 +32,7 @@ impl State {
         volume.snapshots.push(Snapshot {
             id,
             name,
-            size: volume.size,
+            size,
             head,
             created_ms,
             needs_parent: volume.parent.is_some_and(|parent| parent.needed_by_head),

@@ -84,9 +84,9 @@ impl From<Command> for proto::Command {
                 let (volume, head) = (volume.get(), Some(head.into()));
                 Kind::CommitHead(command::CommitHead { volume, head })
             }
-            Command::CommitSnapshot { volume, epoch, name, created_ms, ask } => {
+            Command::CommitSnapshot { volume, epoch, name, size, created_ms, ask } => {
                 let (volume, epoch, ask) = (volume.get(), epoch.0, ask.map(|ask| ask.0));
-                let commit = command::CommitSnapshot { volume, epoch, name, created_ms, ask };
+                let commit = command::CommitSnapshot { volume, epoch, name, size, created_ms, ask };
                 Kind::CommitSnapshot(commit)
             }
             Command::RestoreSnapshot { volume, epoch, snapshot } => {
@@ -198,6 +198,7 @@ impl TryFrom<proto::Command> for Command {
                 volume: volume_id(commit.volume)?,
                 epoch: Epoch(commit.epoch),
                 name: commit.name,
+                size: commit.size,
                 created_ms: commit.created_ms,
                 ask: commit.ask.map(AskId),
             },

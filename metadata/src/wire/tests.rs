@@ -77,7 +77,14 @@ fn golden_log_entries_about_snapshots() {
         },
         Command::WithdrawAsk { ask },
         Command::CommitHead { volume, head: head.clone() },
-        Command::CommitSnapshot { volume, epoch, name: name(), created_ms: 5, ask: Some(ask) },
+        Command::CommitSnapshot {
+            volume,
+            epoch,
+            name: name(),
+            size: 9,
+            created_ms: 5,
+            ask: Some(ask),
+        },
         Command::RestoreSnapshot { volume, epoch, snapshot },
         Command::CommitFlattened { volume, epoch, ask: None },
         Command::CommitReclaimed { volume, epoch, head },
@@ -102,7 +109,7 @@ fn golden_log_entries_about_snapshots() {
         ba010b0a01091206120408051001
         c00104
         8201140809121008081001180322060805100618072809
-        ca010b080910031a016e20052804
+        ca010d080910031a016e200528043009
         d20106080910031802
         da010408091003
         e20116080910031a1008081001180322060805100618072809
@@ -235,7 +242,14 @@ fn example() -> Machine {
         Command::CommitWindow { volume, window },
         Command::SetRing(fixtures::ring(2, &[1])),
         Command::CommitHead { volume, head },
-        Command::CommitSnapshot { volume, epoch, name: "s".to_owned(), created_ms, ask: None },
+        Command::CommitSnapshot {
+            volume,
+            epoch,
+            name: "s".to_owned(),
+            size: 1 << 30,
+            created_ms,
+            ask: None,
+        },
         Command::PinSnapshot { volume, snapshot, session: SessionId(5) },
         Command::CloneVolume { volume, snapshot, name: "c".to_owned() },
         Command::CommitHead { volume, head: next },

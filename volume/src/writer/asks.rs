@@ -84,12 +84,14 @@ impl Asks {
     }
 }
 
-/// What commits these snapshots, once the head is the checkpoint that they are taken of.
-pub(super) fn commands(snapshots: &[Wanted], identity: &Identity) -> Vec<Command> {
+/// What commits these snapshots, once the head is the checkpoint that they are taken of; `size` was
+/// the volume's when it was cut.
+pub(super) fn commands(snapshots: &[Wanted], identity: &Identity, size: u64) -> Vec<Command> {
     let commit = |wanted: &Wanted| Command::CommitSnapshot {
         volume: identity.volume,
         epoch: identity.epoch,
         name: wanted.name.clone(),
+        size,
         created_ms: wanted.created_ms,
         ask: match wanted.from {
             Asker::Metadata(ask) => Some(ask),

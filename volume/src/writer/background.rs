@@ -165,6 +165,7 @@ impl Writer {
         self.checkpoint = Some(Checkpoint {
             prepared: Some(prepared),
             head,
+            size: self.size.get(),
             replies: std::mem::take(&mut self.checkpoint_wanted),
             snapshots: self.asks.take_wanted(),
         });
@@ -185,7 +186,7 @@ impl Writer {
         }
         let Some(prepared) = checkpoint.prepared.take() else { return };
         let (context, head) = (self.context.clone(), checkpoint.head.clone());
-        let commands = asks::commands(&checkpoint.snapshots, &self.identity);
+        let commands = asks::commands(&checkpoint.snapshots, &self.identity, checkpoint.size);
         self.push_event(async move {
             let stream = Bytes::from(prepared.stream);
             let stored = context.store(prepared.inode, stream, head).await;

@@ -83,7 +83,8 @@ fn command(state: &State, (kind, a, b, c): Draw) -> Command {
         }
         22 => {
             let ask = asked.filter(|_| c.is_multiple_of(2));
-            Command::CommitSnapshot { volume, epoch, name: name(b), created_ms: 7, ask }
+            let (name, created_ms) = (name(b), 7);
+            Command::CommitSnapshot { volume, epoch, name, size, created_ms, ask }
         }
         23 => Command::RestoreSnapshot { volume, epoch, snapshot },
         24 => {

@@ -151,10 +151,11 @@ pub(super) fn parse(line: &str) -> Command {
             let head = Head { volume: owner, inode, blocks, epoch: epoch(2), position };
             Command::CommitHead { volume: volume(), head }
         }
-        // snapshot VOLUME EPOCH NAME [ASK]
+        // snapshot VOLUME EPOCH NAME [ASK]: of 4096 bytes
         "snapshot" => {
-            let (name, created_ms, ask) = (words[3].to_owned(), 7, ask(4));
-            Command::CommitSnapshot { volume: volume(), epoch: epoch(2), name, created_ms, ask }
+            let (volume, epoch, created_ms, ask) = (volume(), epoch(2), 7, ask(4));
+            let (name, size) = (words[3].to_owned(), 4096);
+            Command::CommitSnapshot { volume, epoch, name, size, created_ms, ask }
         }
         "restore" => {
             Command::RestoreSnapshot { volume: volume(), epoch: epoch(2), snapshot: snapshot(3) }

@@ -45,14 +45,14 @@ fn a_snapshot_pins_the_head_and_the_size() {
             all 1: v size 8192
                 head 1:4 epoch 1 log 3/0/0
                 snapshot 1=a size 4096 head 1:2 epoch 1 log 1/8/0 readers []
-                snapshot 2=b size 8192 head 1:4 epoch 1 log 3/0/0 readers []
+                snapshot 2=b size 4096 head 1:4 epoch 1 log 3/0/0 readers []
             drop 1 2: r11 done +volume 1
             snapshot 1 1 b: r12 snapshot 3 +volume 1
             drop 1 2: volume "v" has no such snapshot
             all 1: v size 8192
                 head 1:4 epoch 1 log 3/0/0
                 snapshot 1=a size 4096 head 1:2 epoch 1 log 1/8/0 readers []
-                snapshot 3=b size 8192 head 1:4 epoch 1 log 3/0/0 readers []
+                snapshot 3=b size 4096 head 1:4 epoch 1 log 3/0/0 readers []
             unlock 1 1: r13 done +volume 1
             snapshot 1 1 c: epoch 1 of the volume is not locked
         "#]],

@@ -267,9 +267,11 @@ fn writers_commands() -> impl Strategy<Value = Command> {
     let epoch = || any::<u64>().prop_map(Epoch);
     let ask = || proptest::option::of(any::<u64>().prop_map(AskId));
     prop_oneof![
-        (id(), epoch(), ".*", n(), ask()).prop_map(|(volume, epoch, name, created_ms, ask)| {
-            Command::CommitSnapshot { volume, epoch, name, created_ms, ask }
-        }),
+        (id(), epoch(), ".*", n(), n(), ask()).prop_map(
+            |(volume, epoch, name, size, created_ms, ask)| {
+                Command::CommitSnapshot { volume, epoch, name, size, created_ms, ask }
+            }
+        ),
         (id(), epoch(), n()).prop_map(|(volume, epoch, snapshot)| {
             Command::RestoreSnapshot { volume, epoch, snapshot: SnapshotId(snapshot) }
         }),
