@@ -308,7 +308,8 @@ impl Keeper {
         self.store.delete(block).map_err(refuse)
     }
 
-    /// Deletes a block of a volume that the metadata says is no more.
+    /// Deletes a block that its owner deleted elsewhere, or of a volume that the metadata says is no
+    /// more. Blocks' names are never used again.
     pub(crate) fn drop_deleted(&self, block: BlockRef) -> Result<bool, Refusal> {
         self.store.delete(block).map_err(refuse)
     }

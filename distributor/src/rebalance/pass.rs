@@ -15,7 +15,7 @@ use super::driver::Surroundings;
 use super::pins::Pins;
 use super::plan::{Known, Own, Step, Verdict, judge};
 use super::repair::{fetch, settle};
-use crate::{Placer, Request, Response, StateQuery};
+use crate::{PeerError, Placer, Refusal, Request, Response, StateQuery};
 
 /// Blocks that are looked at together.
 const BATCH: usize = 512;
@@ -344,6 +344,12 @@ async fn send(around: &Surroundings, block: BlockRef, seal: Seal, peer: PeerId) 
         Ok(_) => {
             around.keeper.progress().moved(seal.length.into());
             true
+        }
+        Err(PeerError::Refused(Refusal::Deleted)) => {
+            // The copy here is what was left over while this peer was away.
+            let dropped = around.on_store(move |keeper| keeper.drop_deleted(block)).await;
+            tracing::info!(%block, %peer, "the block's volume deleted it meanwhile");
+            matches!(dropped, Some(Ok(_)))
         }
         Err(error) => {
             tracing::info!(%block, %peer, %error, "cannot push a block");

@@ -386,6 +386,21 @@ async fn a_peer_that_comes_back_gets_what_it_missed() {
 }
 
 #[tokio::test]
+async fn a_peer_that_missed_a_deletion_drops_its_copy() {
+    let cluster = Cluster::start(3, 3, 3).await;
+    create_volume(&cluster).await;
+    store_blocks(&cluster, 2).await;
+    // Two have deleted it, and remember; the third was away.
+    let others = vec![peer(1), peer(2)];
+    cluster.pool.delete(others, vec![block(1)], Epoch(1)).await.unwrap();
+    assert_eq!(holders(&cluster, 1)[&1], [peer(3)].into());
+    let _daemons = look_after_all(&cluster);
+    eventually("the block is gone", || !cluster.nodes[2].holds(block(1))).await;
+    assert_eq!(holders(&cluster, 2)[&1], [].into());
+    assert_eq!(holders(&cluster, 2)[&2].len(), 3);
+}
+
+#[tokio::test]
 async fn what_a_crash_left_is_settled_by_those_who_know() {
     let mut cluster = Cluster::start(2, 2, 2).await;
     create_volume(&cluster).await;

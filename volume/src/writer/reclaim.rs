@@ -71,6 +71,8 @@ pub(super) struct Reclaimer {
     /// When blocks were deleted last.
     freed_at: Option<Instant>,
     job: Option<Job>,
+    /// The job's blocks are being deleted.
+    is_decided: bool,
     /// What the job has found, while the table is being read.
     candidates: Option<(Job, BTreeSet<BlockRef>)>,
     /// Held by the reads that were under way when the job began.
@@ -86,8 +88,9 @@ pub(super) struct Reclaimer {
     is_sweep_begun: bool,
     /// Whether they all were, since the volume was left as it was found.
     is_swept: bool,
-    /// A peer missed a deletion: until it is swept, what it repairs may bring blocks back to peers
-    /// that restarted since, so that all are looked at once more.
+    /// All peers are to be looked at once more: a peer missed a deletion, and until it is swept, what
+    /// it repairs may bring blocks back to peers that restarted since; or a block died too late for
+    /// the job that gives back what its snapshot needed.
     is_once_more: bool,
     ticks: u32,
 }
@@ -107,6 +110,7 @@ impl Reclaimer {
             freed: 0,
             freed_at: None,
             job: None,
+            is_decided: false,
             candidates: None,
             readers_before: None,
             unswept: BTreeSet::new(),
@@ -246,8 +250,14 @@ impl Reclaimer {
             position.is_none_or(|at| (block.inode, block.index) >= (at.inode, at.block))
         };
         let mut blocks: Vec<BlockRef> = dead.blocks.iter().filter(is_free).copied().collect();
+        let is_inode_free = |name: &INodeRef| inode.is_none_or(|newest| name.inode > newest);
+        let are_all_free = blocks.len() == dead.blocks.len()
+            && dead.inodes.iter().all(|(name, _)| is_inode_free(name));
+        // The job under way took them for needed, and its head may be all that pins them.
+        self.is_once_more |=
+            !are_all_free && self.is_decided && matches!(self.job, Some(Job::Retired(_)));
         for (name, length) in &dead.inodes {
-            if inode.is_none_or(|newest| name.inode > newest) {
+            if is_inode_free(name) {
                 let stands_in = blocks_of_inode(*name, *length, block_size);
                 blocks.extend(stands_in.map(|(block, _)| block));
             }
@@ -274,8 +284,8 @@ impl Reclaimer {
         }
     }
 
-    /// A peer was swept.
-    fn swept(&mut self) {
+    /// A job was done: time to look at all peers once more, if that is due.
+    fn job_done(&mut self) {
         if self.is_once_more && self.unswept.is_empty() && self.unswept_later.is_empty() {
             (self.is_swept, self.is_sweep_begun) = (false, false);
         }
@@ -382,12 +392,11 @@ impl Writer {
             Step::Candidates { job, blocks: Err(error) } => self.job_failed(&job, &error),
             Step::Done { job, failed: Err(error) } => self.job_failed(&job, &error),
             Step::Done { job, failed: Ok(failed) } => {
-                self.reclaimer.job = None;
+                (self.reclaimer.job, self.reclaimer.is_decided) = (None, false);
                 match job {
                     Job::Sweep(peer) => {
                         self.reclaimer.unswept.remove(&peer);
                         self.note_failed(Ok(failed));
-                        self.reclaimer.swept();
                     }
                     Job::Retired(head) => {
                         self.reclaimer.retired.retain(|retired| *retired != head);
@@ -396,13 +405,14 @@ impl Writer {
                         self.note_failed(Ok(failed));
                     }
                 }
+                self.reclaimer.job_done();
             }
         }
     }
 
     fn job_failed(&mut self, job: &Job, error: &Error) {
         tracing::info!(volume = %self.identity.volume, ?job, %error, "reclaiming waits");
-        self.reclaimer.job = None;
+        (self.reclaimer.job, self.reclaimer.is_decided) = (None, false);
         match job {
             Job::Retired(_) => self.reclaimer.is_retired_stuck = true,
             Job::Sweep(peer) => {
@@ -445,6 +455,7 @@ impl Writer {
             return;
         }
         let Some((job, mut blocks)) = self.reclaimer.candidates.take() else { return };
+        self.reclaimer.is_decided = true;
         for (_, entry) in self.map.table.iter() {
             blocks.remove(&entry.block);
         }
