@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use crate::Error;
 
+mod direct;
 mod os;
 #[cfg(any(test, feature = "sim"))]
 mod sim;
@@ -74,6 +75,17 @@ pub trait DiskFile: Send + Sync {
 
     /// Writes all of `data`. After an error any part of it may have been written.
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+
+    /// As [`write_at`](Self::write_at), for much data that will hardly be read soon: past the cache,
+    /// if that can be. Takes as long as the medium needs.
+    fn write_direct_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.write_at(offset, data)
+    }
+
+    /// As [`read_at`](Self::read_at), for much data: past the cache, if that can be.
+    fn read_direct_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.read_at(offset, buffer)
+    }
 
     /// Makes content and length durable (`fdatasync`). After an error nothing is known of what was
     /// written since the last success, and a later success says nothing about it either.

@@ -32,5 +32,5 @@ pub use layer::{BlockSet, BlockSetError, LiveBlock};
 pub use mfile::{Mfile, MfileOptions};
 pub use pool::{Append, BlockPool, ByteRange, CutOff, Placement, PoolError};
 pub use spec::{BlockLayer, BlockLayerKind, BlockSpec, SpecError};
-pub use store::{BlockState, BlockStore, Geometry, Seal};
+pub use store::{BlockState, BlockStore, Geometry, LARGE_TRANSFER, Seal};
 pub use temp::Temp;

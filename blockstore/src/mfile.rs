@@ -35,7 +35,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::disk::DiskFile;
-use crate::store::{check_append, check_crc, check_seal, checked_end, readable};
+use crate::store::{LARGE_TRANSFER, check_append, check_crc, check_seal, checked_end, readable};
 use crate::{BlockRef, BlockState, BlockStore, Error, Geometry, PeerIdentity, Seal};
 
 mod commit;
@@ -255,18 +255,23 @@ impl Mfile {
 }
 
 /// How many zeros to write behind an append of `range` to a slot that has been written up to
-/// `written`.
+/// `written` for this block.
 ///
-/// The first write to reserved space makes the file system commit a change of its own at the next
-/// sync, which costs as much as the sync itself. So a small append writes ahead, and the next ones
-/// find written space. A large one is alone with its commit, and zeros would only be more to write.
-fn padding(written: u32, range: Range<u32>, block_size: u32) -> u32 {
+/// To the end of the page in any case: else the page would have to be read first. And the first
+/// write to reserved space makes the file system commit a change of its own at the next sync, which
+/// costs as much as the sync itself: so in a new slot a small append writes further ahead, and the
+/// next ones find written space. A large one is alone with its commit, and zeros would only be more
+/// to write.
+fn padding(written: u32, in_new_slot: bool, range: Range<u32>, block_size: u32) -> u32 {
+    const PAGE: u32 = 4 << 10;
     const SMALL: u32 = 16 << 10;
     const AHEAD: u32 = 128 << 10;
-    if range.end <= written || SMALL < range.end - range.start {
+    if range.end <= written {
         return 0;
     }
-    range.end.next_multiple_of(AHEAD).min(block_size) - range.end
+    let is_small = range.end - range.start <= SMALL;
+    let step = if in_new_slot && is_small { AHEAD } else { PAGE };
+    range.end.next_multiple_of(step).min(block_size) - range.end
 }
 
 fn flush_seals<'a>(
@@ -291,17 +296,28 @@ impl BlockStore for Mfile {
     fn append(&self, block: BlockRef, offset: u32, data: &[u8]) -> Result<(), Error> {
         let length = checked_end(block, offset, data.len(), self.geometry.block_size)?;
         let held = self.claim_for_append(block, offset)?;
-        let padding = padding(held.written, offset..length, self.geometry.block_size);
+        let mut crc = crc32fast::Hasher::new_with_initial(held.crc);
+        crc.update(data);
+        let crc = crc.finalize();
+        let is_large = LARGE_TRANSFER <= data.len();
+        let padding = match is_large {
+            true => 0,
+            false => {
+                padding(held.written, held.in_new_slot, offset..length, self.geometry.block_size)
+            }
+        };
         let position = self.position(held.slot, offset);
-        let written = if padding == 0 {
-            self.data.write_at(position, data)
-        } else {
-            let mut padded = data.to_vec();
-            padded.resize(data.len() + padding as usize, 0);
-            self.data.write_at(position, &padded)
+        let written = match padding {
+            0 if is_large => self.data.write_direct_at(position, data),
+            0 => self.data.write_at(position, data),
+            padding => {
+                let mut padded = data.to_vec();
+                padded.resize(data.len() + padding as usize, 0);
+                self.data.write_at(position, &padded)
+            }
         };
         self.finish(|index| match written {
-            Ok(()) => index.appended(block, length, length + padding),
+            Ok(()) => index.appended(block, length, crc, length + padding),
             Err(_) => index.release(block),
         });
         written.map_err(Error::io("write", &self.data_path))
@@ -309,7 +325,11 @@ impl BlockStore for Mfile {
 
     fn read(&self, block: BlockRef, offset: u32, buffer: &mut [u8]) -> Result<(), Error> {
         self.read_with(block, offset, buffer.len(), |position| {
-            self.data.read_at(position, buffer).map(|()| true)
+            match buffer.len() {
+                LARGE_TRANSFER.. => self.data.read_direct_at(position, buffer),
+                _ => self.data.read_at(position, buffer),
+            }
+            .map(|()| true)
         })?;
         Ok(())
     }
@@ -333,6 +353,12 @@ impl BlockStore for Mfile {
             let mut state = self.lock_idle(block)?;
             let held = state.index.get(block).ok_or(Error::NoSuchBlock { block })?;
             if check_seal(block, held.state, seal, self.geometry.block_size)? {
+                return Ok(());
+            }
+            if held.state == (BlockState::Open { length: seal.length }) {
+                // Known since its last append: reading it all back would be as much work again.
+                check_crc(block, seal.crc, held.crc)?;
+                state.index.sealed(block, seal);
                 return Ok(());
             }
             state.index.claim(block);
@@ -365,7 +391,7 @@ impl BlockStore for Mfile {
             }
             break slot.index;
         };
-        let written = self.data.write_at(self.position(slot, 0), data);
+        let written = self.data.write_direct_at(self.position(slot, 0), data);
         self.finish(|index| match written {
             Ok(()) => index.replaced(block, slot, Seal::of(data)),
             Err(_) => index.not_replaced(block, slot),

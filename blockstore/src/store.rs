@@ -49,6 +49,10 @@ impl Seal {
     }
 }
 
+/// Appends and reads of so many bytes or more wait for the medium: they go past the cache, if that can
+/// be.
+pub const LARGE_TRANSFER: usize = 256 << 10;
+
 /// A low-level block storage provider: `mfile` keeps blocks in a preallocated file, `temp` in
 /// memory.
 pub trait BlockStore: Send + Sync + 'static {

@@ -1,7 +1,7 @@
 //! Serves a node's blocks to other peers, and decides on which thread what happens.
 //!
-//! Appends are applied on the connection's own task, in the order in which they came, by buffered
-//! writes; what has to be durable goes to one thread that syncs, and everything that waits when it
+//! Appends are applied in the order in which they came: small ones on the connection's own task, by
+//! buffered writes, large ones on the blocking pool, while the next request comes in; what has to be durable goes to one thread that syncs, and everything that waits when it
 //! begins shares the sync. Later requests of the connection go on meanwhile, and their replies pass
 //! the waiting ones. Reads are answered in place from memory; the rest, and reads that wait for the
 //! disk, run on the blocking pool.
@@ -13,12 +13,14 @@ mod tests;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use torus_blockstore::{BlockStore, FenceTable, PeerId};
+use torus_blockstore::{Append, BlockStore, FenceTable, LARGE_TRANSFER, PeerId};
 use uuid::Uuid;
 
 use crate::keeper::{Due, Keeper};
@@ -116,39 +118,52 @@ impl PeerServer {
     /// when this returns.
     pub(crate) fn ask(&self, request: Request) -> oneshot::Receiver<Result<Response, PeerError>> {
         let (sender, receiver) = oneshot::channel();
-        self.dispatch(request, Asker::Local(sender));
+        // Nobody here follows up on an append before it is answered.
+        drop(self.dispatch(request, Asker::Local(sender)));
         receiver
     }
 
     /// Carries a request out where it belongs, and answers when it is due.
-    fn dispatch(&self, request: Request, asker: Asker) {
+    /// Begins to carry a request out. What is returned ends once it has been: a large append, which
+    /// nothing else of its connection may overtake.
+    fn dispatch(&self, request: Request, asker: Asker) -> Option<JoinHandle<()>> {
         if self.inner.stop.is_cancelled() {
-            return asker.answer(Err(Refusal::ShuttingDown));
+            asker.answer(Err(Refusal::ShuttingDown));
+            return None;
         }
         let in_place = match &request {
-            Request::Append(_) | Request::Suspect { .. } | Request::Status => true,
+            Request::Append(append) => matches!(asker, Asker::Local(_)) || !is_large(append),
+            Request::Suspect { .. } | Request::Status => true,
             Request::State(query) => !query.verify,
             Request::Read { block, ranges } => {
                 match self.inner.keeper.read_cached(*block, ranges) {
                     Ok(None) => false,
-                    Ok(Some(data)) => return asker.answer(Ok(Response::Data(data))),
-                    Err(refusal) => return asker.answer(Err(refusal)),
+                    Ok(Some(data)) => {
+                        asker.answer(Ok(Response::Data(data)));
+                        return None;
+                    }
+                    Err(refusal) => {
+                        asker.answer(Err(refusal));
+                        return None;
+                    }
                 }
             }
             _ => false,
         };
         if in_place {
             self.carry_out(request, asker);
-        } else {
-            let server = self.clone();
-            self.inner.runtime.spawn_blocking(move || {
-                let outbox = asker.outbox();
-                server.carry_out(request, asker);
-                if let Some(outbox) = outbox {
-                    outbox.drive();
-                }
-            });
+            return None;
         }
+        let is_append = matches!(request, Request::Append(_));
+        let server = self.clone();
+        let carrying_out = self.inner.runtime.spawn_blocking(move || {
+            let outbox = asker.outbox();
+            server.carry_out(request, asker);
+            if let Some(outbox) = outbox {
+                outbox.drive();
+            }
+        });
+        is_append.then_some(carrying_out)
     }
 
     fn carry_out(&self, request: Request, mut asker: Asker) {
@@ -160,6 +175,11 @@ impl PeerServer {
             Err(refusal) => asker.answer(Err(refusal)),
         }
     }
+}
+
+/// Whether the store writes it past the cache, which takes as long as the disk needs.
+fn is_large(append: &Append) -> bool {
+    LARGE_TRANSFER <= append.data.iter().map(Bytes::len).sum()
 }
 
 impl Asker {

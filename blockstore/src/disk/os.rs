@@ -11,10 +11,11 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use memmap2::{MmapMut, MmapOptions};
 
+use super::direct::Direct;
 use super::{DirLock, Disk, DiskFile, Mapping};
 
 /// Files and directories of this machine.
@@ -48,11 +49,12 @@ impl Disk for OsDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create_new(true).mode(0o600).open(path)?;
-        Ok(Box::new(OsFile(file)))
+        Ok(Box::new(OsFile { file, direct: OnceLock::new() }))
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(OsFile(OpenOptions::new().read(true).write(true).open(path)?)))
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        Ok(Box::new(OsFile { file, direct: OnceLock::new() }))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -119,15 +121,30 @@ fn lock_holder(dir: &File) -> Option<u32> {
     })
 }
 
-struct OsFile(File);
+struct OsFile {
+    file: File,
+    /// Opened when it is first wanted; `None`: it cannot be had.
+    direct: OnceLock<Option<Direct>>,
+}
 
 impl DiskFile for OsFile {
     fn length(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.0.read_exact_at(buffer, offset)
+        self.file.read_exact_at(buffer, offset)
+    }
+
+    fn read_direct_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let end = offset + buffer.len() as u64;
+        let Some((direct, whole)) = self.direct(offset..end) else {
+            return self.read_at(offset, buffer);
+        };
+        let (start, stop) = (index(whole.start - offset), index(whole.end - offset));
+        direct.read_at(whole.start, &mut buffer[start..stop])?;
+        self.read_at(offset, &mut buffer[..start])?;
+        self.read_at(whole.end, &mut buffer[stop..])
     }
 
     fn read_cached_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<bool> {
@@ -135,7 +152,7 @@ impl DiskFile for OsFile {
         let offset = signed(offset)?;
         // SAFETY: `part` describes `buffer`, which outlives the call and is ours to write.
         let read = unsafe {
-            libc::preadv2(self.0.as_raw_fd(), &raw const part, 1, offset, libc::RWF_NOWAIT)
+            libc::preadv2(self.file.as_raw_fd(), &raw const part, 1, offset, libc::RWF_NOWAIT)
         };
         if read >= 0 {
             return Ok(usize::try_from(read).is_ok_and(|read| read == buffer.len()));
@@ -151,11 +168,23 @@ impl DiskFile for OsFile {
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(data, offset)
+        self.file.write_all_at(data, offset)
+    }
+
+    fn write_direct_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let end = offset + data.len() as u64;
+        let Some((direct, whole)) = self.direct(offset..end) else {
+            return self.write_at(offset, data);
+        };
+        let (start, stop) = (index(whole.start - offset), index(whole.end - offset));
+        direct.write_at(whole.start, &data[start..stop])?;
+        // The edges share pages with what stands beside them.
+        self.write_at(offset, &data[..start])?;
+        self.write_at(whole.end, &data[stop..])
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn allocate(&self, length: u64) -> io::Result<()> {
@@ -165,7 +194,7 @@ impl DiskFile for OsFile {
         let length = signed(length)?;
         loop {
             // SAFETY: the descriptor belongs to the open file.
-            match unsafe { libc::posix_fallocate(self.0.as_raw_fd(), 0, length) } {
+            match unsafe { libc::posix_fallocate(self.file.as_raw_fd(), 0, length) } {
                 0 => return Ok(()),
                 libc::EINTR => {}
                 error => return Err(io::Error::from_raw_os_error(error)),
@@ -177,7 +206,7 @@ impl DiskFile for OsFile {
         let (start, length) = (signed(range.start)?, signed(range.end - range.start)?);
         // SAFETY: the descriptor belongs to the open file; the call changes no byte of it.
         let error = unsafe {
-            libc::posix_fadvise(self.0.as_raw_fd(), start, length, libc::POSIX_FADV_DONTNEED)
+            libc::posix_fadvise(self.file.as_raw_fd(), start, length, libc::POSIX_FADV_DONTNEED)
         };
         if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
     }
@@ -186,8 +215,17 @@ impl DiskFile for OsFile {
         let length = usize::try_from(length).map_err(io::Error::other)?;
         // SAFETY: the file is as long as the mapping and lies in a directory that `lock_dir` took
         // for this process, which never shortens it; nobody else maps it.
-        let map = unsafe { MmapOptions::new().len(length).map_mut(&self.0)? };
+        let map = unsafe { MmapOptions::new().len(length).map_mut(&self.file)? };
         Ok(Box::new(OsMapping(map)))
+    }
+}
+
+impl OsFile {
+    /// The way past the cache, and the part of `range` that can go there.
+    fn direct(&self, range: Range<u64>) -> Option<(&Direct, Range<u64>)> {
+        let direct = self.direct.get_or_init(|| Direct::open(&self.file)).as_ref()?;
+        let whole = direct.whole(range);
+        (!whole.is_empty()).then_some((direct, whole))
     }
 }
 
@@ -244,6 +282,24 @@ mod tests {
         file.allocate(1 << 20).unwrap();
         assert_eq!(file.length().unwrap(), 1 << 20);
         assert!(fs::metadata(&path).unwrap().blocks() * 512 >= 1 << 20);
+    }
+
+    #[test]
+    fn what_goes_past_the_cache_is_there_with_its_edges() {
+        let dir = crate::disk::direct::tests::dir_on_disk();
+        let file = OsDisk.create(&dir.path().join("file")).unwrap();
+        let content: Vec<u8> =
+            (0_u32..300_000).map(|at| at.to_le_bytes()[at as usize % 3]).collect();
+        file.write_direct_at(5000, &content).unwrap();
+        file.write_direct_at(5512, &content[512..100_000]).unwrap();
+        file.write_direct_at(5100, &content[100..200]).unwrap();
+        file.sync().unwrap();
+        let mut found = vec![0; content.len()];
+        file.read_direct_at(5000, &mut found).unwrap();
+        assert!(found == content);
+        file.read_at(5000, &mut found).unwrap();
+        assert!(found == content);
+        assert!(file.read_direct_at(5001, &mut found).is_err(), "the file ends before");
     }
 
     #[test]

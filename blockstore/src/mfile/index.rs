@@ -24,8 +24,12 @@ pub(super) struct Held {
     pub(super) busy: bool,
     /// Its first bytes are not written yet: not visible.
     pub(super) fresh: bool,
-    /// How far the slot has been written to, by this block or an earlier one.
+    /// How far the slot has been written to for this block.
     pub(super) written: u32,
+    /// As far as is known, nothing was written to the slot before.
+    pub(super) in_new_slot: bool,
+    /// CRC-32 (IEEE) of an open block's content, as it was handed to the disk.
+    pub(super) crc: u32,
 }
 
 /// A slot that was taken.
@@ -152,14 +156,16 @@ impl Index {
         self.insert(block, slot.index, BlockState::Open { length: 0 }, true);
         self.claim(block);
         let held = self.held(block);
-        held.written = if slot.is_new { 0 } else { u32::MAX };
+        held.in_new_slot = slot.is_new;
         *held
     }
 
-    /// A claimed block has `length` bytes now; its slot was written up to `written`.
-    pub(super) fn appended(&mut self, block: BlockRef, length: u32, written: u32) {
+    /// A claimed block has `length` bytes now, with this checksum; its slot was written up to
+    /// `written`.
+    pub(super) fn appended(&mut self, block: BlockRef, length: u32, crc: u32, written: u32) {
         let held = self.held(block);
         held.written = held.written.max(written);
+        held.crc = crc;
         held.state = BlockState::Open { length };
         held.busy = false;
         let (slot, was_fresh) = (held.slot, std::mem::take(&mut held.fresh));
@@ -227,7 +233,16 @@ impl Index {
 
     fn insert(&mut self, block: BlockRef, slot: SlotIndex, state: BlockState, fresh: bool) {
         self.stamps += 1;
-        let held = Held { slot, state, stamp: self.stamps, busy: false, fresh, written: u32::MAX };
+        let held = Held {
+            slot,
+            state,
+            stamp: self.stamps,
+            busy: false,
+            fresh,
+            written: 0,
+            in_new_slot: false,
+            crc: 0,
+        };
         self.blocks.insert(block, held);
     }
 

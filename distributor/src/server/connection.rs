@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::{Asker, PeerServer};
@@ -93,11 +94,12 @@ pub(super) async fn serve(
     let welcomed = timeout(HELLO_TIMEOUT, welcome(server, &mut reader, &outbox));
     welcomed.await.map_err(|_| ServeError::NoHello)??;
     let block_size = server.inner.keeper.store().geometry().block_size;
-    let session = Session {
+    let mut session = Session {
         server,
         outbox: Arc::clone(&outbox),
         room: Arc::new(Semaphore::new(UNITS as usize)),
         block_size,
+        appending: None,
     };
     tokio::select! {
         ended = session.receive(FrameReader::new(reader, block_size)) => ended,
@@ -142,11 +144,13 @@ struct Session<'a> {
     /// In units of [`UNIT_BYTES`].
     room: Arc<Semaphore>,
     block_size: u32,
+    /// A large append on its way to the disk.
+    appending: Option<JoinHandle<()>>,
 }
 
 impl Session<'_> {
     async fn receive<R: AsyncRead + Unpin>(
-        &self,
+        &mut self,
         mut frames: FrameReader<R>,
     ) -> Result<(), ServeError> {
         loop {
@@ -162,7 +166,7 @@ impl Session<'_> {
         }
     }
 
-    async fn handle(&self, frame: Frame) {
+    async fn handle(&mut self, frame: Frame) {
         let head = frame.head;
         let body_bytes = frame.body.len() as u64;
         let request = Request::decode(frame);
@@ -172,7 +176,12 @@ impl Session<'_> {
         match request {
             Ok(request) => {
                 self.let_in(&request).await;
-                self.server.dispatch(request, Asker::Remote(reply_to));
+                if let Some(appending) = self.appending.take() {
+                    // Meanwhile the next request has been received; it must not overtake.
+                    self.outbox.drive();
+                    drop(appending.await);
+                }
+                self.appending = self.server.dispatch(request, Asker::Remote(reply_to));
             }
             // The frame was whole: a newer client asks for what this version does not know.
             Err(_) => reply_to.queue(Err(Refusal::Invalid)),
