@@ -13,6 +13,8 @@
 
 mod ring;
 
+#[cfg(feature = "bench")]
+pub mod bench;
 mod error;
 mod protocol;
 

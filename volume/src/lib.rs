@@ -8,6 +8,8 @@
     reason = "offsets in a block, pages of a record and lengths of requests are bounded where they arise"
 )]
 
+#[cfg(feature = "bench")]
+pub mod bench;
 mod checkpoint;
 mod error;
 mod extent;

@@ -137,6 +137,12 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Self { source, buffer: BytesMut::with_capacity(READ_AHEAD), limit }
     }
 
+    /// Takes bytes in as if they had come from the source.
+    #[cfg(feature = "bench")]
+    pub(crate) fn receive(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
     /// The next frame that has arrived whole; `None` until [`fill`](Self::fill) brings more.
     pub(crate) fn buffered(&mut self) -> Result<Option<Frame>, FrameError> {
         let Some(header) = self.buffer.first_chunk() else {
