@@ -41,6 +41,7 @@ impl Appender {
     }
 }
 
+#[expect(clippy::panic, reason = "a benchmark may end there")]
 fn appends(criterion: &mut Criterion) {
     let folder = std::env::current_exe().and_then(|program| {
         tempfile::tempdir_in(program.parent().unwrap_or(std::path::Path::new(".")))

@@ -174,6 +174,42 @@ impl Mfile {
         }
     }
 
+    /// Appends; `is_direct`: past the cache.
+    fn append_with(
+        &self,
+        block: BlockRef,
+        offset: u32,
+        data: &[u8],
+        is_direct: bool,
+    ) -> Result<(), Error> {
+        let length = checked_end(block, offset, data.len(), self.geometry.block_size)?;
+        let held = self.claim_for_append(block, offset)?;
+        let mut crc = crc32fast::Hasher::new_with_initial(held.crc);
+        crc.update(data);
+        let crc = crc.finalize();
+        let padding = match is_direct {
+            true => 0,
+            false => {
+                padding(held.written, held.in_new_slot, offset..length, self.geometry.block_size)
+            }
+        };
+        let position = self.position(held.slot, offset);
+        let written = match padding {
+            0 if is_direct => self.data.write_direct_at(position, data),
+            0 => self.data.write_at(position, data),
+            padding => {
+                let mut padded = data.to_vec();
+                padded.resize(data.len() + padding as usize, 0);
+                self.data.write_at(position, &padded)
+            }
+        };
+        self.finish(|index| match written {
+            Ok(()) => index.appended(block, length, crc, length + padding),
+            Err(_) => index.release(block),
+        });
+        written.map_err(Error::io("write", &self.data_path))
+    }
+
     /// A free slot; none, if a sync will free some.
     fn take_slot(&self, state: &mut State) -> Result<Option<FreeSlot>, Error> {
         match state.index.take_slot() {
@@ -294,33 +330,11 @@ impl BlockStore for Mfile {
     }
 
     fn append(&self, block: BlockRef, offset: u32, data: &[u8]) -> Result<(), Error> {
-        let length = checked_end(block, offset, data.len(), self.geometry.block_size)?;
-        let held = self.claim_for_append(block, offset)?;
-        let mut crc = crc32fast::Hasher::new_with_initial(held.crc);
-        crc.update(data);
-        let crc = crc.finalize();
-        let is_large = LARGE_TRANSFER <= data.len();
-        let padding = match is_large {
-            true => 0,
-            false => {
-                padding(held.written, held.in_new_slot, offset..length, self.geometry.block_size)
-            }
-        };
-        let position = self.position(held.slot, offset);
-        let written = match padding {
-            0 if is_large => self.data.write_direct_at(position, data),
-            0 => self.data.write_at(position, data),
-            padding => {
-                let mut padded = data.to_vec();
-                padded.resize(data.len() + padding as usize, 0);
-                self.data.write_at(position, &padded)
-            }
-        };
-        self.finish(|index| match written {
-            Ok(()) => index.appended(block, length, crc, length + padding),
-            Err(_) => index.release(block),
-        });
-        written.map_err(Error::io("write", &self.data_path))
+        self.append_with(block, offset, data, false)
+    }
+
+    fn append_past_cache(&self, block: BlockRef, offset: u32, data: &[u8]) -> Result<(), Error> {
+        self.append_with(block, offset, data, LARGE_TRANSFER <= data.len())
     }
 
     fn read(&self, block: BlockRef, offset: u32, buffer: &mut [u8]) -> Result<(), Error> {

@@ -33,6 +33,9 @@ pub struct Append {
     pub data: Vec<Bytes>,
     /// Answer only when the bytes, and all before them in the block, are on the disk.
     pub sync: bool,
+    /// Whether the peer need not keep the bytes in memory, because readers ask another one first.
+    /// The pool says so to each peer.
+    pub past_cache: bool,
 }
 
 /// A replicated operation that some peers did not carry out; on the others it happened.

@@ -69,6 +69,12 @@ pub trait BlockStore: Send + Sync + 'static {
     /// would grow past the block size, the store is full, the disk refuses.
     fn append(&self, block: BlockRef, offset: u32, data: &[u8]) -> Result<(), Error>;
 
+    /// As [`append`](Self::append), for bytes that will hardly be read here soon. Large ones go past
+    /// the cache, if that can be, and then wait for the medium.
+    fn append_past_cache(&self, block: BlockRef, offset: u32, data: &[u8]) -> Result<(), Error> {
+        self.append(block, offset, data)
+    }
+
     /// Fills `buffer` from `offset` of `block`.
     ///
     /// Errors: no such block, or the range passes its end ([`BlockState::Open`] and `Sealed`: the

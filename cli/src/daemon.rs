@@ -3,6 +3,7 @@
 mod http;
 mod listen;
 mod storage;
+mod threads;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use tokio::net::TcpSocket;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 use torus_blockstore::{OsDisk, PeerId, PeerIdentity};
 use torus_metadata::{Member, MemberOptions, MemberState};
@@ -22,6 +23,7 @@ use crate::size::{SizeError, StoreSize};
 use crate::{interrupt, logging};
 
 use self::storage::{Storage, StorageOptions};
+use self::threads::DataThreads;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -81,15 +83,21 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     logging::start(&arguments.log)?;
     abort_on_panic();
     // The metadata group must answer however busy the disks are: it has threads of its own.
-    let control = runtime("control", 2)?;
-    let data = runtime("data", std::thread::available_parallelism()?.get())?;
+    let control = Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build()?;
+    let data = Arc::new(DataThreads::start()?);
     let result = control.block_on(serve(arguments, &data));
-    data.shutdown_timeout(DRAIN);
     control.shutdown_timeout(DRAIN);
+    if let Some(data) = Arc::into_inner(data) {
+        data.shutdown(DRAIN);
+    }
     result
 }
 
-async fn serve(arguments: Arguments, data: &Runtime) -> Result<(), Failure> {
+async fn serve(arguments: Arguments, data: &Arc<DataThreads>) -> Result<(), Failure> {
     let stop = interrupt::token()?;
     let identity =
         PeerIdentity::open(OsDisk::shared(), &arguments.data_dir, PeerId(Uuid::new_v4()))?;
@@ -118,7 +126,7 @@ async fn serve(arguments: Arguments, data: &Runtime) -> Result<(), Failure> {
         listener,
         member.routes(),
         Arc::clone(&storage),
-        data.handle().clone(),
+        Arc::clone(data),
         stop.clone(),
     );
     if let Some(listener) = http {
@@ -148,7 +156,7 @@ async fn live(
     member: &Member,
     storage: &Arc<Storage>,
     options: StorageOptions,
-    data: &Runtime,
+    data: &DataThreads,
     stop: &CancellationToken,
     arguments: &Arguments,
 ) -> Result<(), Failure> {
@@ -160,9 +168,11 @@ async fn live(
             MemberState::WaitingForInit | MemberState::Joining { .. } => {}
             MemberState::Running { cluster, .. } => {
                 if let Some(options) = options.take() {
+                    let (services, thread) =
+                        ((member.service(), member.own_service()), data.next());
                     tokio::select! {
                         opened = storage.open(
-                            options, cluster, member.service(), member.own_service(), data.handle(),
+                            options, cluster, services.0, services.1, &thread,
                         ) => opened?,
                         () = stop.cancelled() => return Ok(()),
                     }
@@ -239,11 +249,6 @@ fn store_size(arguments: &Arguments) -> Result<u64, Failure> {
 fn total_space(dir: &Path) -> Result<u64, Failure> {
     let found = nix::sys::statvfs::statvfs(dir)?;
     Ok(found.blocks() * found.fragment_size())
-}
-
-fn runtime(name: &str, threads: usize) -> Result<Runtime, Failure> {
-    let mut builder = Builder::new_multi_thread();
-    Ok(builder.worker_threads(threads).thread_name(name).enable_all().build()?)
 }
 
 /// A daemon that has lost a part of itself must not go on as if it were whole.

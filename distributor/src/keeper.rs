@@ -146,7 +146,11 @@ impl Keeper {
         if begins && self.store.state(block).is_none() && self.usage().is_spent() {
             return Err(Refusal::Full);
         }
-        self.store.append(block, offset, bytes).map_err(refuse)
+        let appended = match append.past_cache {
+            true => self.store.append_past_cache(block, offset, bytes),
+            false => self.store.append(block, offset, bytes),
+        };
+        appended.map_err(refuse)
     }
 
     /// A sync without bytes vouches for those before it, so they must be here.

@@ -237,7 +237,18 @@ impl BlockPool for Distributor {
     }
 
     fn append(&self, peers: Vec<PeerId>, append: Append) -> BoxFuture<'static, Result<(), CutOff>> {
-        self.replicate(peers, &Request::Append(append), Patience::UntilFailure)
+        let shared = Arc::clone(&self.shared);
+        let send = |(index, &peer): (usize, &PeerId)| {
+            // Readers ask a block's first place first: one copy of it is in memory, not all.
+            let append = Append { past_cache: index > 0, ..append.clone() };
+            let answer = shared.peers.request(peer, Request::Append(append));
+            answer.map(move |answer| (peer, answer)).boxed()
+        };
+        let answers: Answers = peers.iter().enumerate().map(send).collect();
+        async move {
+            shared.collect(ReplicatedWrite::new(peers), answers, Patience::UntilFailure).await
+        }
+        .boxed()
     }
 
     fn seal(

@@ -1,9 +1,10 @@
 //! Serves a node's blocks to other peers, and decides on which thread what happens.
 //!
-//! Appends are applied in the order in which they came: small ones on the connection's own task, by
-//! buffered writes, large ones on the blocking pool, while the next request comes in; what has to be durable goes to one thread that syncs, and everything that waits when it
-//! begins shares the sync. Later requests of the connection go on meanwhile, and their replies pass
-//! the waiting ones. Reads are answered in place from memory; the rest, and reads that wait for the
+//! Appends are applied in the order in which they came: on the connection's own task, by buffered
+//! writes; large ones that go past the cache on the blocking pool, while the next request comes in.
+//! What has to be durable goes to one thread that syncs, and everything that waits when it begins
+//! shares the sync. Later requests of the connection go on meanwhile, and their replies pass the
+//! waiting ones. Reads are answered in place from memory; the rest, and reads that wait for the
 //! disk, run on the blocking pool.
 
 mod connection;
@@ -132,7 +133,7 @@ impl PeerServer {
             return None;
         }
         let in_place = match &request {
-            Request::Append(append) => matches!(asker, Asker::Local(_)) || !is_large(append),
+            Request::Append(append) => matches!(asker, Asker::Local(_)) || !goes_past_cache(append),
             Request::Suspect { .. } | Request::Status => true,
             Request::State(query) => !query.verify,
             Request::Read { block, ranges } => {
@@ -178,8 +179,8 @@ impl PeerServer {
 }
 
 /// Whether the store writes it past the cache, which takes as long as the disk needs.
-fn is_large(append: &Append) -> bool {
-    LARGE_TRANSFER <= append.data.iter().map(Bytes::len).sum()
+fn goes_past_cache(append: &Append) -> bool {
+    append.past_cache && LARGE_TRANSFER <= append.data.iter().map(Bytes::len).sum()
 }
 
 impl Asker {

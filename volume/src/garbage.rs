@@ -144,9 +144,9 @@ mod tests {
 
     #[test]
     fn nothing_is_copied_while_the_garbage_is_within_bounds() {
-        assert_eq!(survey(&table(&[97; 300]), None, END, ROOM).victims, []);
-        assert_ne!(survey(&table(&[88; 300]), None, END, ROOM).victims, []);
-        assert_eq!(survey(&table(&[1; 10]), None, END, ROOM).victims, [], "too little");
+        assert_eq!(survey(&table(&[97; 300]), None, END, ROOM).victims, [0_u32; 0]);
+        assert_ne!(survey(&table(&[88; 300]), None, END, ROOM).victims, [0_u32; 0]);
+        assert_eq!(survey(&table(&[1; 10]), None, END, ROOM).victims, [0_u32; 0], "too little");
     }
 
     #[test]
@@ -176,6 +176,6 @@ mod tests {
     fn full_and_dead_blocks_are_left_alone() {
         let mut blocks = vec![128; 100];
         blocks.extend(vec![0; 100]);
-        assert_eq!(survey(&table(&blocks), None, END, NO_ROOM).victims, []);
+        assert_eq!(survey(&table(&blocks), None, END, NO_ROOM).victims, [0_u32; 0]);
     }
 }

@@ -395,7 +395,8 @@ impl OpenBlock {
     }
 
     fn hand_out(&self, offset: u32, data: Vec<Bytes>, epoch: Epoch) -> Send {
-        let append = Append { block: self.block, epoch, offset, data, sync: false };
+        let append =
+            Append { block: self.block, epoch, offset, data, sync: false, past_cache: false };
         Send::Append { peers: self.peers.clone(), append, end: self.length }
     }
 

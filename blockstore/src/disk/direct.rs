@@ -119,17 +119,16 @@ pub(super) mod tests {
 
     /// Content without a period that a wrong place could hide behind.
     fn content(length: usize) -> Vec<u8> {
-        (0..length).map(|at| at.wrapping_mul(0x9e37_79b9).to_le_bytes()[3]).collect()
+        let mixed = |at: usize| (at as u64).wrapping_mul(0x9e37_79b9) >> 24;
+        (0..length).map(|at| mixed(at).to_le_bytes()[0]).collect()
     }
 
     #[test]
     fn both_ways_into_a_file_see_the_same_bytes() {
         let dir = dir_on_disk();
         let file = File::create_new(dir.path().join("file")).unwrap();
-        let Some(direct) = Direct::open(&file) else {
-            println!("no direct transfers here");
-            return;
-        };
+        // A file system that has none is nothing to fail for: everything goes through the cache.
+        let Some(direct) = Direct::open(&file) else { return };
         let file = File::options().read(true).write(true).open(dir.path().join("file")).unwrap();
         let (step, bytes) = (direct.alignment, content(3 << 20));
         file.write_all_at(&[7; 8192], 100).unwrap();

@@ -8,6 +8,7 @@ use torus_nbd::kernel::{self, AttachOptions, Device};
 use torus_nbd::{Export, Server, ServerOptions};
 
 use super::exports::VolumeExports;
+use super::memory::Memory;
 use crate::connection::Connection;
 use crate::failure::Failure;
 use crate::interrupt;
@@ -23,11 +24,12 @@ pub(super) async fn run(
     addresses: Vec<String>,
     name: String,
     device: Option<PathBuf>,
+    memory: Memory,
 ) -> Result<(), Failure> {
     let index = device.as_deref().map(index_of).transpose()?;
     let stop = interrupt::token()?;
     let connection = Connection::open(addresses).await?;
-    let exports = VolumeExports::new(connection.services.clone(), &[]);
+    let exports = VolumeExports::new(connection.services.clone(), &[], memory);
     let export = Arc::new(exports.take(&name).await?);
     let attached = attach(index, export.clone()).await;
     let (device, serving) = match attached {

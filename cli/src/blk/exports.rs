@@ -11,12 +11,9 @@ use torus_metadata::{
     Answer, Error as MetadataError, Query, Refusal, Snapshot, Volume as Metadata,
 };
 use torus_nbd::{Errno, Export, ExportError, ExportInfo, Exports, Extent, OpenError, ReadData};
-use torus_volume::{
-    Error, OpenError as VolumeError, Options, Services, Volume, open, open_snapshot,
-};
+use torus_volume::{Error, OpenError as VolumeError, Services, Volume, open, open_snapshot};
 
-use crate::clock::now_ms;
-use crate::connection::owner;
+use super::memory::Memory;
 use crate::name::{SnapshotName, Source};
 
 /// All volumes and snapshots of the cluster, or those that were named.
@@ -24,6 +21,7 @@ pub(super) struct VolumeExports {
     services: Services,
     /// `None`: all.
     named: Option<BTreeSet<String>>,
+    memory: Memory,
     slots: Mutex<BTreeMap<String, Arc<Slot>>>,
 }
 
@@ -34,9 +32,9 @@ struct Slot {
 }
 
 impl VolumeExports {
-    pub(super) fn new(services: Services, named: &[String]) -> Self {
+    pub(super) fn new(services: Services, named: &[String], memory: Memory) -> Self {
         let named = (!named.is_empty()).then(|| named.iter().cloned().collect());
-        Self { services, named, slots: Mutex::default() }
+        Self { services, named, memory, slots: Mutex::default() }
     }
 
     /// Opens a volume or a snapshot for this process, or shares the one that is open.
@@ -66,7 +64,7 @@ impl VolumeExports {
     }
 
     async fn open_new(&self, name: &str) -> Result<Volume, VolumeError> {
-        let (services, options) = (self.services.clone(), Options::new(owner("torusblk"), now_ms));
+        let (services, options) = (self.services.clone(), self.memory.options());
         match name.parse() {
             Ok(Source::Volume(name)) => open(services, &name, options).await,
             Ok(Source::Snapshot(SnapshotName { volume, snapshot })) => {

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use torus_nbd::{Listener, Server, ServerOptions};
 
 use super::exports::VolumeExports;
+use super::memory::Memory;
 use crate::connection::Connection;
 use crate::failure::Failure;
 use crate::interrupt;
@@ -23,6 +24,7 @@ pub(super) async fn run(
     volumes: Vec<String>,
     listen: Option<SocketAddr>,
     unix: Option<PathBuf>,
+    memory: Memory,
 ) -> Result<(), Failure> {
     let stop = interrupt::token()?;
     let tcp = match (listen, &unix) {
@@ -30,7 +32,7 @@ pub(super) async fn run(
         (listen, _) => Some(Listener::tcp(listen.unwrap_or(DEFAULT_LISTEN)).await?),
     };
     let connection = Connection::open(addresses).await?;
-    let exports = Arc::new(VolumeExports::new(connection.services.clone(), &volumes));
+    let exports = Arc::new(VolumeExports::new(connection.services.clone(), &volumes, memory));
     let mut held = Vec::new();
     for name in &volumes {
         held.push(exports.take(name).await?);

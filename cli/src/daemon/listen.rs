@@ -14,6 +14,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 
 use super::storage::Storage;
+use super::threads::DataThreads;
 
 /// How long a connection may take to say what it speaks.
 const FIRST_BYTES: Duration = Duration::from_secs(10);
@@ -22,12 +23,12 @@ const RETRY: Duration = Duration::from_millis(100);
 /// How often to look whether more of the first bytes have come.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Serves the port until `stop`: gRPC by `routes` here, data by `storage` on the runtime `data`.
+/// Serves the port until `stop`: gRPC by `routes` here, data by `storage` on the threads `data`.
 pub(super) fn start(
     listener: TcpListener,
     routes: Routes,
     storage: Arc<Storage>,
-    data: Handle,
+    data: Arc<DataThreads>,
     stop: CancellationToken,
 ) -> JoinHandle<()> {
     let (calls, incoming) = mpsc::channel::<io::Result<TcpStream>>(64);
@@ -52,7 +53,7 @@ pub(super) fn start(
             };
             match accepted {
                 Ok((stream, _)) => {
-                    tokio::spawn(direct(stream, calls.clone(), Arc::clone(&storage), data.clone()));
+                    tokio::spawn(direct(stream, calls.clone(), Arc::clone(&storage), data.next()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");

@@ -29,7 +29,14 @@ fn check(keeper: &Keeper, request: Request, expected: Expect) {
 
 fn append(epoch: u64, offset: u32, data: &'static str, sync: bool) -> Request {
     let data = vec![data.into()];
-    Request::Append(Append { block: block(1), epoch: Epoch(epoch), offset, data, sync })
+    Request::Append(Append {
+        block: block(1),
+        epoch: Epoch(epoch),
+        offset,
+        data,
+        sync,
+        past_cache: false,
+    })
 }
 
 fn put(epoch: u64, data: &'static str) -> Request {
@@ -187,7 +194,14 @@ fn the_reserve_is_for_writers() {
     check(&keeper, put_at(7, 1), expect!["Done AfterSync"]);
     let append = |index| {
         let (block, data) = (block(index), vec!["abc".into()]);
-        Request::Append(Append { block, epoch: Epoch(1), offset: 0, data, sync: true })
+        Request::Append(Append {
+            block,
+            epoch: Epoch(1),
+            offset: 0,
+            data,
+            sync: true,
+            past_cache: false,
+        })
     };
     check(&keeper, append(8), expect!["Done AfterSync"]);
     check(&keeper, append(9), expect!["Full"]);
@@ -208,7 +222,14 @@ fn the_last_of_the_reserve_is_for_checkpoints() {
     }
     let begin = |block: BlockRef| {
         let data = vec!["abc".into()];
-        Request::Append(Append { block, epoch: Epoch(1), offset: 0, data, sync: true })
+        Request::Append(Append {
+            block,
+            epoch: Epoch(1),
+            offset: 0,
+            data,
+            sync: true,
+            past_cache: false,
+        })
     };
     check(&keeper, begin(block(1)), expect!["Done AfterSync"]);
     check(&keeper, append(1, 3, "def", true), expect!["Done AfterSync"]);

@@ -315,7 +315,14 @@ mod tests {
 
     fn append(offset: u32) -> Request {
         let data = vec![Bytes::from_static(&[1; 4096])];
-        Request::Append(Append { block: block(), epoch: Epoch(1), offset, data, sync: false })
+        Request::Append(Append {
+            block: block(),
+            epoch: Epoch(1),
+            offset,
+            data,
+            sync: false,
+            past_cache: false,
+        })
     }
 
     /// Answers every question for the status, saying one block more each time, and nothing else.

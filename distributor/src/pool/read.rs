@@ -218,7 +218,7 @@ mod tests {
             let lists = split(&ranges, 10).into_iter();
             lists.map(|list| list.iter().map(|range| range.length).collect()).collect()
         };
-        assert_eq!(lengths(&[]), [[]]);
+        assert_eq!(lengths(&[]), [[0_u32; 0]]);
         assert_eq!(lengths(&[4, 6, 1]), [vec![4, 6], vec![1]]);
         assert_eq!(lengths(&[99, 1]), [[99], [1]]);
         assert_eq!(split(&vec![range(0); READ_RANGES + 1], 10).len(), 2);

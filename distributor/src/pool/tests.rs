@@ -17,7 +17,7 @@ use crate::{Health, Peers, Request, Response};
 
 fn append(epoch: u64, offset: u32, data: &'static [u8], sync: bool) -> Append {
     let data = vec![Bytes::from_static(data)];
-    Append { block: block(1), epoch: Epoch(epoch), offset, data, sync }
+    Append { block: block(1), epoch: Epoch(epoch), offset, data, sync, past_cache: false }
 }
 
 fn ranges(list: &[(u32, u32)]) -> Vec<ByteRange> {
@@ -288,7 +288,14 @@ async fn many_writers_get_their_own_answers() {
     for index in 1..=200 {
         let peers = pool.peers_of(block(index), placement.clone()).await.unwrap();
         let data = vec![Bytes::from(vec![u8::try_from(index).unwrap(); 5000])];
-        let append = Append { block: block(index), epoch: Epoch(1), offset: 0, data, sync: true };
+        let append = Append {
+            block: block(index),
+            epoch: Epoch(1),
+            offset: 0,
+            data,
+            sync: true,
+            past_cache: false,
+        };
         writes.insert(index, pool.append(peers, append));
     }
     for write in writes.into_values() {

@@ -5,6 +5,7 @@
 //! | op | name    | flags                  | body                                                     |
 //! |---:|---------|------------------------|----------------------------------------------------------|
 //! |  1 | append  | 1: durable when replied| block, `u64` epoch, `u32` offset, then the bytes         |
+//! |    |         | 2: need not stay cached|                                                          |
 //! |  2 | read    |                        | block, then `u32` offset and `u32` length a range        |
 //! |  3 | fetch   |                        | block                                                    |
 //! |  4 | seal    |                        | block, `u64` epoch, `u32` length, `u32` CRC              |
@@ -68,8 +69,10 @@ pub(super) const LIST: u8 = 9;
 pub(super) const SUSPECT: u8 = 10;
 pub(super) const STATUS: u8 = 11;
 
-/// Of any op: the one flag that it has.
+/// Of any op: the flag that it has.
 const FLAG: u8 = 1;
+/// Of an append: the second.
+const PAST_CACHE: u8 = 2;
 
 impl Request {
     /// The op of an append.
@@ -108,7 +111,11 @@ impl Request {
             Request::List { after, .. } => after.is_some(),
             _ => false,
         };
-        if flag { FLAG } else { 0 }
+        let second = match self {
+            Request::Append(Append { past_cache: true, .. }) => PAST_CACHE,
+            _ => 0,
+        };
+        if flag { FLAG | second } else { second }
     }
 
     pub(crate) fn into_body(self) -> Body {
@@ -165,10 +172,11 @@ impl Request {
     pub(crate) fn decode(frame: Frame) -> Result<Self, FrameError> {
         let Frame { head, body } = frame;
         let mut fields = Fields::new(body, "request");
-        if head.flags & !FLAG != 0 || head.status != 0 {
+        let known = if head.op == APPEND { FLAG | PAST_CACHE } else { FLAG };
+        if head.flags & !known != 0 || head.status != 0 {
             return Err(fields.malformed());
         }
-        let flag = head.flags == FLAG;
+        let flag = head.flags & FLAG != 0;
         if flag && !matches!(head.op, APPEND | STATE | LIST) {
             return Err(fields.malformed());
         }
@@ -177,7 +185,8 @@ impl Request {
                 let (block, epoch) = (fields.block()?, fields.epoch()?);
                 let offset = fields.u32()?;
                 let data = vec![fields.rest()];
-                Ok(Request::Append(Append { block, epoch, offset, data, sync: flag }))
+                let past_cache = head.flags & PAST_CACHE != 0;
+                Ok(Request::Append(Append { block, epoch, offset, data, sync: flag, past_cache }))
             }
             READ => {
                 let block = fields.block()?;
@@ -277,8 +286,12 @@ mod tests {
     fn golden_bodies() {
         let (epoch, block, volume) = (Epoch(3), block(), block().volume);
         let data = vec![Bytes::from_static(b"ab"), Bytes::from_static(b"c")];
-        let append = Append { block, epoch, offset: 258, data, sync: true };
-        check(Request::Append(append), 1, 1, &[BLOCK, THREE, &[2, 1, 0, 0], b"abc"]);
+        let append = Append { block, epoch, offset: 258, data, sync: true, past_cache: false };
+        let body: &[&[u8]] = &[BLOCK, THREE, &[2, 1, 0, 0], b"abc"];
+        check(Request::Append(append.clone()), 1, 1, body);
+        check(Request::Append(Append { past_cache: true, ..append.clone() }), 1, 3, body);
+        let append = Append { past_cache: true, sync: false, ..append };
+        check(Request::Append(append), 1, 2, body);
         let ranges = vec![ByteRange { offset: 1, length: 2 }, ByteRange { offset: 3, length: 4 }];
         let bytes = [1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0];
         check(Request::Read { block, ranges }, 2, 0, &[BLOCK, &bytes]);

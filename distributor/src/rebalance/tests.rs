@@ -353,7 +353,8 @@ async fn open_blocks_stay() {
     let cluster = Cluster::start(2, 1, 1).await;
     create_volume(&cluster).await;
     let data = vec![Bytes::from_static(b"open")];
-    let append = Append { block: block(1), epoch: Epoch(1), offset: 0, data, sync: true };
+    let append =
+        Append { block: block(1), epoch: Epoch(1), offset: 0, data, sync: true, past_cache: false };
     // The placement waits until the peers are known.
     cluster.pool.place_now().await.unwrap();
     cluster.pool.append(vec![peer(1)], append).await.unwrap();
@@ -408,7 +409,14 @@ async fn what_a_crash_left_is_settled_by_those_who_know() {
     let both = cluster.pool.peers_of(block(1), placement).await.unwrap();
     let append = |index, data: &'static [u8]| {
         let data = vec![Bytes::from_static(data)];
-        Append { block: block(index), epoch: Epoch(1), offset: 0, data, sync: true }
+        Append {
+            block: block(index),
+            epoch: Epoch(1),
+            offset: 0,
+            data,
+            sync: true,
+            past_cache: false,
+        }
     };
     for index in 1..=3 {
         cluster.pool.append(both.clone(), append(index, b"whole")).await.unwrap();

@@ -30,7 +30,7 @@ fn bytes(id: u64, request: Request) -> Vec<u8> {
 
 fn append(index: u64, offset: u32, sync: bool) -> Request {
     let (block, data) = (block(index), vec![Bytes::from_static(b"hello")]);
-    Request::Append(Append { block, epoch: Epoch(1), offset, data, sync })
+    Request::Append(Append { block, epoch: Epoch(1), offset, data, sync, past_cache: false })
 }
 
 fn read(index: u64) -> Request {
@@ -131,7 +131,14 @@ async fn a_client_that_does_not_read_is_not_read_from() {
     let (stream, _) = greet(&node, &hello()).await;
     let (reader, mut writer) = stream.into_split();
     let whole = vec![Bytes::from(vec![7; BLOCK_SIZE as usize])];
-    let append = Append { block: block(1), epoch: Epoch(1), offset: 0, data: whole, sync: false };
+    let append = Append {
+        block: block(1),
+        epoch: Epoch(1),
+        offset: 0,
+        data: whole,
+        sync: false,
+        past_cache: false,
+    };
     writer.write_all(&bytes(0, Request::Append(append))).await.unwrap();
     let ranges = vec![ByteRange { offset: 0, length: BLOCK_SIZE }];
     let count = 2000_usize;
