@@ -315,6 +315,8 @@ impl Keeper {
     /// Deletes a block that its owner deleted elsewhere, or of a volume that the metadata says is no
     /// more. Blocks' names are never used again.
     pub(crate) fn drop_deleted(&self, block: BlockRef) -> Result<bool, Refusal> {
+        // Others that missed it too are told when they come with their copies.
+        lock(&self.deleted).note(block);
         self.store.delete(block).map_err(refuse)
     }
 

@@ -32,6 +32,7 @@ impl Writer {
             return;
         }
         tracing::warn!(volume = %self.identity.volume, ?failed, "peers failed; going on without");
+        self.reclaimer.lost(&failed);
         self.mending = true;
         let blocks = self.log.give_up_blocks(&mut self.map);
         let plan = WindowPlan {

@@ -205,6 +205,12 @@ impl Reclaimer {
         }
     }
 
+    /// These peers failed an append: they may hold blocks that were given up before anybody else had
+    /// them, which no table names.
+    pub(super) fn lost(&mut self, peers: &[PeerId]) {
+        self.unswept_later.extend(peers);
+    }
+
     /// A snapshot was taken of this head.
     pub(super) fn pin(&mut self, id: SnapshotId, head: &Head) {
         self.snapshots.insert(id, head.clone());
