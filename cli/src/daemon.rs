@@ -168,11 +168,11 @@ async fn live(
             MemberState::WaitingForInit | MemberState::Joining { .. } => {}
             MemberState::Running { cluster, .. } => {
                 if let Some(options) = options.take() {
-                    let (services, thread) =
-                        ((member.service(), member.own_service()), data.next());
+                    let (service, own_service) = (member.service(), member.own_service());
+                    let thread = data.next();
                     tokio::select! {
                         opened = storage.open(
-                            options, cluster, services.0, services.1, &thread,
+                            options, cluster, service, own_service, &thread,
                         ) => opened?,
                         () = stop.cancelled() => return Ok(()),
                     }

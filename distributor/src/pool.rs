@@ -76,13 +76,13 @@ impl Distributor {
         self.shared.peers.health()
     }
 
-    /// Sends one request to every peer, in this order, at once.
-    fn send_all(&self, peers: &[PeerId], request: &Request) -> Answers {
-        let send = |&peer| {
-            let answer = self.shared.peers.request(peer, request.clone());
+    /// Sends every peer, in this order, the request for its place in it, at once.
+    fn send_all(&self, peers: &[PeerId], request: impl Fn(usize) -> Request) -> Answers {
+        let send = |(index, &peer): (usize, &PeerId)| {
+            let answer = self.shared.peers.request(peer, request(index));
             answer.map(move |answer| (peer, answer)).boxed()
         };
-        peers.iter().map(send).collect()
+        peers.iter().enumerate().map(send).collect()
     }
 
     /// Sends requests to one peer, each when the one before was answered, the first at once; ends
@@ -111,7 +111,7 @@ impl Distributor {
     fn replicate(
         &self,
         peers: Vec<PeerId>,
-        request: &Request,
+        request: impl Fn(usize) -> Request,
         patience: Patience,
     ) -> BoxFuture<'static, Result<(), CutOff>> {
         let answers = self.send_all(&peers, request);
@@ -237,18 +237,9 @@ impl BlockPool for Distributor {
     }
 
     fn append(&self, peers: Vec<PeerId>, append: Append) -> BoxFuture<'static, Result<(), CutOff>> {
-        let shared = Arc::clone(&self.shared);
-        let send = |(index, &peer): (usize, &PeerId)| {
-            // Readers ask a block's first place first: one copy of it is in memory, not all.
-            let append = Append { past_cache: index > 0, ..append.clone() };
-            let answer = shared.peers.request(peer, Request::Append(append));
-            answer.map(move |answer| (peer, answer)).boxed()
-        };
-        let answers: Answers = peers.iter().enumerate().map(send).collect();
-        async move {
-            shared.collect(ReplicatedWrite::new(peers), answers, Patience::UntilFailure).await
-        }
-        .boxed()
+        // Readers ask a block's first place first: one copy of it is in memory, not all.
+        let request = |index| Request::Append(Append { past_cache: index > 0, ..append.clone() });
+        self.replicate(peers, request, Patience::UntilFailure)
     }
 
     fn seal(
@@ -258,7 +249,7 @@ impl BlockPool for Distributor {
         epoch: Epoch,
         seal: Seal,
     ) -> BoxFuture<'static, Result<(), CutOff>> {
-        self.replicate(peers, &Request::Seal { block, epoch, seal }, Patience::UntilAll)
+        self.replicate(peers, |_| Request::Seal { block, epoch, seal }, Patience::UntilAll)
     }
 
     fn read(
@@ -309,7 +300,8 @@ impl BlockPool for Distributor {
         epoch: Epoch,
         data: Bytes,
     ) -> BoxFuture<'static, Result<(), CutOff>> {
-        self.replicate(peers, &Request::Put { block, epoch, data }, Patience::UntilAll)
+        let request = |_| Request::Put { block, epoch, data: data.clone() };
+        self.replicate(peers, request, Patience::UntilAll)
     }
 
     fn delete(

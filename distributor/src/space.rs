@@ -54,7 +54,7 @@ impl Usage {
 
     /// Whether a block can be added without the reserve.
     pub fn has_room(&self) -> bool {
-        reserve_blocks(self.geometry) < self.free_blocks()
+        self.room() > 0
     }
 
     /// Bytes of blocks that can be added without the reserve.

@@ -141,10 +141,11 @@ impl DiskFile for OsFile {
         let Some((direct, whole)) = self.direct(offset..end) else {
             return self.read_at(offset, buffer);
         };
-        let (start, stop) = (index(whole.start - offset), index(whole.end - offset));
-        direct.read_at(whole.start, &mut buffer[start..stop])?;
-        self.read_at(offset, &mut buffer[..start])?;
-        self.read_at(whole.end, &mut buffer[stop..])
+        let (before, rest) = buffer.split_at_mut(index(whole.start - offset));
+        let (inside, behind) = rest.split_at_mut(index(whole.end - whole.start));
+        direct.read_at(whole.start, inside)?;
+        self.read_at(offset, before)?;
+        self.read_at(whole.end, behind)
     }
 
     fn read_cached_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<bool> {
@@ -176,11 +177,12 @@ impl DiskFile for OsFile {
         let Some((direct, whole)) = self.direct(offset..end) else {
             return self.write_at(offset, data);
         };
-        let (start, stop) = (index(whole.start - offset), index(whole.end - offset));
-        direct.write_at(whole.start, &data[start..stop])?;
+        let (before, rest) = data.split_at(index(whole.start - offset));
+        let (inside, behind) = rest.split_at(index(whole.end - whole.start));
+        direct.write_at(whole.start, inside)?;
         // The edges share pages with what stands beside them.
-        self.write_at(offset, &data[..start])?;
-        self.write_at(whole.end, &data[stop..])
+        self.write_at(offset, before)?;
+        self.write_at(whole.end, behind)
     }
 
     fn sync(&self) -> io::Result<()> {
