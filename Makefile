@@ -7,6 +7,7 @@
 #   make bench        three daemons beside qemu-nbd on a file; CEPH=1: and beside Ceph, whose packages it installs;
 #                     DOCS=1: the results become those in docs/
 #   make bench-sustained  random writes on a volume that fills much of its cluster
+#   make bench-metadata  the metadata service beside etcd, which it installs
 #   make simulate     the deterministic simulation, until it is stopped
 #   make simulate-selftest  planted bugs that the simulation must find
 #   make lint         formatting and clippy
@@ -17,7 +18,7 @@ export TORUS_BIN_DIR := $(abspath $(CARGO_TARGET_DIR))/release
 # One profile and one set of flags everywhere: RocksDB is compiled once.
 CARGO_FLAGS := --release --locked --workspace
 
-.PHONY: build demo test test-kernel bench bench-sustained simulate simulate-selftest lint
+.PHONY: build demo test test-kernel bench bench-sustained bench-metadata simulate simulate-selftest lint
 
 build:
 	@tests/setup build
@@ -43,6 +44,11 @@ bench: build
 bench-sustained: build
 	@tests/setup bench
 	@tests/bench-sustained
+
+bench-metadata: build
+	@tests/setup bench-metadata
+	cargo build --release --locked -p torus-tests --bin metadata-load
+	@tests/bench-metadata
 
 simulate:
 	cargo run --release --locked -p torus-tests --bin simulate -- --minutes 1000000
