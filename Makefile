@@ -8,6 +8,7 @@
 #                     DOCS=1: the results become those in docs/
 #   make bench-sustained  random writes on a volume that fills much of its cluster
 #   make bench-metadata  the metadata service beside etcd, which it installs
+#   make soak-metadata  five daemons under faults, for MINUTES (30); what clients saw must be linearizable
 #   make simulate     the deterministic simulation, until it is stopped
 #   make simulate-selftest  planted bugs that the simulation must find
 #   make lint         formatting and clippy
@@ -18,7 +19,7 @@ export TORUS_BIN_DIR := $(abspath $(CARGO_TARGET_DIR))/release
 # One profile and one set of flags everywhere: RocksDB is compiled once.
 CARGO_FLAGS := --release --locked --workspace
 
-.PHONY: build demo test test-kernel bench bench-sustained bench-metadata simulate simulate-selftest lint
+.PHONY: build demo test test-kernel bench bench-sustained bench-metadata soak-metadata simulate simulate-selftest lint
 
 build:
 	@tests/setup build
@@ -49,6 +50,10 @@ bench-metadata: build
 	@tests/setup bench-metadata
 	cargo build --release --locked -p torus-tests --bin metadata-load
 	@tests/bench-metadata
+
+soak-metadata: build
+	@tests/setup soak-metadata
+	cargo run --release --locked -p torus-tests --bin soak-metadata -- --minutes $(or $(MINUTES),30) --from $(or $(SEED),1)
 
 simulate:
 	cargo run --release --locked -p torus-tests --bin simulate -- --minutes 1000000

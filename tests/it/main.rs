@@ -29,6 +29,7 @@ mod ring_change;
 mod rolling;
 mod simulation;
 mod snapshots;
+mod soak;
 mod space;
 mod syncs;
 mod tidy;

@@ -1,8 +1,8 @@
 //! The harness of the system tests: clusters of built binaries on loopback, and their clients.
 //!
 //! It uses no crate of the project: what it knows of Torus is its command lines, its JSON
-//! output and the NBD protocol, as an operator's scripts do. (The [`simulate`] module is another
-//! thing, and uses little of the rest.) What fails, fails by a panic that says
+//! output and the NBD protocol, as an operator's scripts do. (The [`simulate`] and
+//! [`soak`] modules are other things, and use little of the rest.) What fails, fails by a panic that says
 //! what was awaited and what was seen last; the logs of every process follow. Nothing outlives a
 //! test: what a [`Cluster`] started is killed when it is dropped, and by the kernel when the test
 //! itself is killed.
@@ -23,6 +23,7 @@ mod ports;
 mod process;
 mod server;
 pub mod simulate;
+pub mod soak;
 mod tools;
 mod volumes;
 mod wait;
