@@ -224,6 +224,21 @@ impl Group {
         });
     }
 
+    /// Whether a daemon has a snapshot of the metadata.
+    pub(super) fn has_snapshot(&self, host: usize) -> bool {
+        let mut folders = vec![self.data_dir(host).join("metadata")];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                if entry.path().extension().is_some_and(|extension| extension == "snapshot") {
+                    return true;
+                }
+                // What is no folder is not listed.
+                folders.push(entry.path());
+            }
+        }
+        false
+    }
+
     fn data_dir(&self, host: usize) -> PathBuf {
         self.folder.path().join(format!("torusd-{}", host + 1))
     }

@@ -75,6 +75,8 @@ pub(super) struct Harm {
     /// Packets that partitions kept from arriving, and syncs that took longer.
     pub(super) dropped: u64,
     pub(super) delayed: u64,
+    /// Snapshots that new members were sent: none has written one itself so soon.
+    pub(super) installed: u64,
     /// Answers that clients got while something was wrong.
     pub(super) answered_during: u64,
     pub(super) longest_pause: Duration,
@@ -162,11 +164,11 @@ impl Nemesis<'_> {
             }
             Fault::PauseLeader => {
                 self.group.pause(leader);
-                return Ok(Hurt::Paused { was_leader_in: Some(term) });
+                return Ok(Hurt::Paused { led_in: Some(term) });
             }
             Fault::PauseFollower => {
                 self.group.pause(follower);
-                return Ok(Hurt::Paused { was_leader_in: None });
+                return Ok(Hurt::Paused { led_in: None });
             }
             Fault::SlowLeaderDisk | Fault::SlowFollowerDisk => {
                 let slow = if fault == Fault::SlowLeaderDisk { leader } else { follower };
@@ -178,10 +180,11 @@ impl Nemesis<'_> {
                 let gone = if fault == Fault::ReplaceLeader { leader } else { follower };
                 self.group.replace(gone)?;
                 self.group.wait_for_voters(DAEMONS);
+                self.harm.installed += u64::from(self.group.has_snapshot(gone));
             }
             Fault::TransferLeader => {
                 self.group.transfer_leader()?;
-                return Ok(Hurt::Transferred { from: leader });
+                return Ok(Hurt::Transferred { in_term: term });
             }
         }
         Ok(Hurt::None)
@@ -242,21 +245,24 @@ enum Hurt {
     None,
     Cut,
     Slow,
-    Paused { was_leader_in: Option<u64> },
-    Transferred { from: usize },
+    /// In this term it led, if it did.
+    Paused {
+        led_in: Option<u64>,
+    },
+    Transferred {
+        in_term: u64,
+    },
 }
 
 impl Hurt {
     fn is_seen(self, group: &Group, lasts: Duration) -> Result<(), String> {
-        match self {
-            Self::Paused { was_leader_in: Some(term) } if lasts >= PAUSE_TELLS => {
-                let now = group.status().map_or(0, |status| status.term);
-                if now > term { Ok(()) } else { Err(format!("term {now} behind {term}")) }
-            }
-            Self::Transferred { from } if group.leader() == Some(from) => {
-                Err("the leader is the same".to_owned())
-            }
-            _ => Ok(()),
-        }
+        // Somebody must have been elected since.
+        let term = match self {
+            Self::Paused { led_in: Some(term) } if lasts >= PAUSE_TELLS => term,
+            Self::Transferred { in_term } => in_term,
+            _ => return Ok(()),
+        };
+        let now = group.status().map_or(0, |status| status.term);
+        if now > term { Ok(()) } else { Err(format!("term {now} behind {term}")) }
     }
 }

@@ -47,7 +47,7 @@ impl Report {
     }
 
     /// What did not happen although it was to.
-    pub(super) fn find_vacuous(&mut self, wanted: &[Fault]) {
+    pub(super) fn find_vacuous(&mut self, wanted: &[Fault], is_long: bool) {
         let faults = &self.harm.faults;
         let missing = wanted.iter().filter(|fault| !faults.contains_key(fault));
         let mut vacuous: Vec<String> = missing.map(|fault| format!("no {fault}")).collect();
@@ -63,6 +63,7 @@ impl Report {
         at_least("sessions that ended by themselves", self.expired, 1);
         at_least("stale epochs", self.stale, 1);
         at_least("swaps that came too late", self.lost_swaps, 1);
+        at_least("snapshots sent to new members", self.harm.installed, u64::from(is_long));
         at_least("watches that went on", self.resumed, 5);
         self.vacuous = vacuous;
     }
@@ -84,10 +85,11 @@ impl fmt::Display for Report {
         }
         write!(
             f,
-            "; {} packets dropped, {} syncs delayed, {:.1} s the longest pause; {} sessions ended, \
+            "; {} packets dropped, {} syncs delayed, {} snapshots sent, {:.1} s the longest pause; {} sessions ended, \
              {} stale epochs, {} lost swaps; {} revisions watched, {} resumed, {} anew",
             self.harm.dropped,
             self.harm.delayed,
+            self.harm.installed,
             self.harm.longest_pause.as_secs_f64(),
             self.expired,
             self.stale,

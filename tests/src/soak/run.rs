@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::{StreamExt, TryStreamExt};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use torus_blockstore::PeerId;
+use torus_blockstore::{Epoch, PeerId};
 use torus_metadata::{Answer, Client, Command, MetadataService, Peer, Query};
 
 use super::clients::{Shared, Stretch, Worker, create, ring};
@@ -29,6 +30,11 @@ const LOCKERS: u64 = 3;
 /// How long clients work on the same volumes.
 const STRETCH: Duration = Duration::from_secs(8);
 const WATCHERS_BOUND: Duration = Duration::from_secs(30);
+/// Commands after which every member has taken a snapshot, and how many are sent at a time.
+const MUCH: u64 = 75_000;
+const WRITERS: usize = 100;
+/// How often harm that did not come about is tried again.
+const AGAIN: usize = 2;
 /// A member that was paused so long has missed several elections.
 const LONG_PAUSE: Duration = Duration::from_secs(30);
 
@@ -58,7 +64,8 @@ pub fn run(seed: u64, form: Form) -> Report {
 
     let seen = Arc::new(Seen::default());
     let watching = CancellationToken::new();
-    let watchers = start_watchers(&runtime, &group, &seen, &watching);
+    let from = runtime.block_on(revision(&shared));
+    let watchers = start_watchers(&runtime, &group, &seen, from, &watching);
     let clients = start_clients(&runtime, &shared, &mut random);
     let wanted = wanted(no_network.is_none());
     let harm = torment(&runtime, &mut group, &shared, random, form, &wanted);
@@ -81,7 +88,7 @@ pub fn run(seed: u64, form: Form) -> Report {
     report.violations.extend(group.fallen());
     (report.seed, report.time, report.no_network) = (seed, watch.elapsed(), no_network);
     report.terms = after.saturating_sub(before);
-    report.find_vacuous(&wanted);
+    report.find_vacuous(&wanted, matches!(form, Form::Long(_)));
     if !report.passed() {
         write_down(group.folder(), &shared.record, &seen);
         report.kept = Some(group.keep());
@@ -113,6 +120,9 @@ async fn prepare(group: &Group, form: Form) -> Result<Arc<Shared>, String> {
     let peer = PeerId::random();
     let address = "127.0.0.1:9".to_owned();
     let known = Peer { id: peer, address, zone: String::new(), size_blocks: 1, node: None };
+    if let Form::Long(_) = form {
+        write_much(&client).await?;
+    }
     let commands = [Command::RegisterPeer(known), Command::SetRing(ring(peer, 2, 1))];
     for command in commands {
         client.execute(command).await.map_err(|err| err.to_string())?;
@@ -127,10 +137,21 @@ async fn prepare(group: &Group, form: Form) -> Result<Arc<Shared>, String> {
     }))
 }
 
+/// So much that members take snapshots, and new ones are sent one.
+async fn write_much(client: &Client) -> Result<(), String> {
+    let volume = create(client, "much".to_owned()).await?.id;
+    let reserve = |_| async move {
+        let command = Command::ReserveINodes { volume, epoch: Epoch(0), count: 1 };
+        client.execute(command).await.map(drop).map_err(|err| err.to_string())
+    };
+    futures::stream::iter(0..MUCH).map(reserve).buffer_unordered(WRITERS).try_collect().await
+}
+
 fn start_watchers(
     runtime: &Runtime,
     group: &Group,
     seen: &Arc<Seen>,
+    from: u64,
     stop: &CancellationToken,
 ) -> Vec<JoinHandle<()>> {
     let all = || Client::new(group.addresses().to_vec());
@@ -139,7 +160,7 @@ fn start_watchers(
     watchers
         .map(|(number, client)| {
             let (seen, stop) = (Arc::clone(seen), stop.clone());
-            runtime.spawn(watch(seen, number, client, all(), stop))
+            runtime.spawn(watch(seen, number, from, client, all(), stop))
         })
         .collect()
 }
@@ -193,8 +214,8 @@ fn torment(
             }
         }
     }
-    // What came about by no fault of the group's is tried once more.
-    for fault in wanted {
+    // What did not come about, as when nobody led just then, is tried again.
+    for fault in wanted.iter().cycle().take(wanted.len() * AGAIN) {
         if !nemesis.harm.faults.contains_key(fault) {
             nemesis.strike(*fault);
         }

@@ -6,8 +6,8 @@
 //! fit, and never enters twice a pair of (operations placed, state). One without an answer may be
 //! placed at any time after its call, or never.
 //!
-//! Two rules keep it short and change nothing: what fits and leaves the state as it is can as well be
-//! placed at once; and a write without an answer whose value nobody saw need not be placed at all.
+//! Two rules keep it short and change nothing: an answer that fits, of an operation that only looks, can
+//! as well be placed at once; and a write without an answer whose value nobody saw need not be placed at all.
 //!
 //! A set of operations is remembered by a hash of 128 bits. Two that meet in one could make a good
 //! history be refused, never a bad one be accepted.
@@ -29,6 +29,23 @@ pub(super) struct Operation {
     pub(super) input: Input,
     /// When it was answered, and what.
     pub(super) answer: Option<(u64, Output)>,
+}
+
+impl Operation {
+    /// Whether it changes nothing wherever its answer fits.
+    fn only_looks(&self) -> bool {
+        match (&self.input, &self.answer) {
+            (Input::Read, _) => true,
+            (_, Some((_, output))) => matches!(
+                output,
+                Output::RingIsAt(_)
+                    | Output::HeldBy { .. }
+                    | Output::NoSession
+                    | Output::Stale { .. }
+            ),
+            (_, None) => false,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -188,7 +205,7 @@ impl<'a> Search<'a> {
                 continue;
             };
             match state.step(&operation.input, Some(output)) {
-                Some(next) if next == *state => return vec![(index, next)],
+                Some(next) if operation.only_looks() => return vec![(index, next)],
                 Some(next) => candidates.push((index, next)),
                 None => {}
             }

@@ -98,15 +98,16 @@ impl Seen {
     }
 }
 
-/// Watches until it is stopped; `client` knows one member, or all.
+/// Watches from a revision on until it is stopped; `client` knows one member, or all.
 pub(super) async fn watch(
     seen: Arc<Seen>,
     watcher: usize,
+    from: u64,
     client: Client,
     everywhere: Client,
     stop: CancellationToken,
 ) {
-    let mut from = Revision(0);
+    let mut from = Revision(from);
     loop {
         seen.step(watcher, Step::From(from.0));
         let mut items = client.watch(from, Vec::new());
