@@ -15,11 +15,12 @@ use super::network::Network;
 use crate::ports;
 use crate::process::{Process, run};
 use crate::tools::{binary, tool};
-use crate::wait::wait_until;
+use crate::wait::{Stopwatch, wait_until};
 
 pub(super) const DAEMONS: usize = 5;
 const PORT: u16 = 45_200;
 const FORM_BOUND: Duration = Duration::from_secs(40);
+const LOOK: Duration = Duration::from_millis(20);
 const COMMAND_BOUND: Duration = Duration::from_secs(40);
 
 #[derive(Debug)]
@@ -59,7 +60,7 @@ impl Group {
         }
         let init = ["init", "-C", &group.addresses[0], "--replication", "3"];
         run(&binary("torusctl"), init, COMMAND_BOUND).success();
-        group.wait_for_voters(DAEMONS);
+        group.wait_for_voters(DAEMONS).expect("a group that forms");
         group
     }
 
@@ -72,9 +73,9 @@ impl Group {
     }
 
     /// Leaves the folder where it is, to be looked at.
-    pub(super) fn keep(self) -> PathBuf {
-        let Self { folder, .. } = self;
-        folder.keep()
+    pub(super) fn keep(&mut self) -> PathBuf {
+        self.folder.disable_cleanup(true);
+        self.folder.path().to_owned()
     }
 
     /// Starts a daemon on what its folder holds.
@@ -214,14 +215,23 @@ impl Group {
         self.addresses.iter().position(|address| *address == leader.address)
     }
 
-    #[track_caller]
-    pub(super) fn wait_for_voters(&self, count: usize) {
-        wait_until(&format!("{count} daemons vote"), FORM_BOUND, || {
-            let status = self.status().ok_or("nobody answers".to_owned())?;
-            let voters = status.members.iter().filter(|m| m.role == GroupRole::Voter).count();
-            let settled = voters == count && status.leader().is_some() && !status.joint;
-            if settled { Ok(()) } else { Err(format!("{status:?}")) }
-        });
+    /// Waits until so many vote and no change of the group is under way.
+    pub(super) fn wait_for_voters(&self, count: usize) -> Result<(), String> {
+        let watch = Stopwatch::start();
+        loop {
+            let status = self.status();
+            let settled = status.as_ref().is_some_and(|status| {
+                let voters = status.members.iter().filter(|m| m.role == GroupRole::Voter).count();
+                voters == count && status.leader().is_some() && !status.joint
+            });
+            if settled {
+                return Ok(());
+            }
+            if watch.elapsed() > FORM_BOUND {
+                return Err(format!("not {count} voters after {FORM_BOUND:?}: {status:?}"));
+            }
+            self.handle.block_on(async { tokio::time::sleep(LOOK).await });
+        }
     }
 
     /// Whether a daemon has a snapshot of the metadata.

@@ -9,11 +9,12 @@ use tokio::runtime::Handle;
 use super::group::{DAEMONS, Group};
 use super::record::Record;
 use crate::history::Random;
-use crate::wait::{Stopwatch, wait_until};
+use crate::wait::Stopwatch;
 
 /// Answers that show that the group works again.
 const RECOVERED_BY: u64 = 60;
 const RECOVERY_BOUND: Duration = Duration::from_secs(40);
+const LOOK: Duration = Duration::from_millis(20);
 /// How long a paused leader may be before somebody else must lead.
 const PAUSE_TELLS: Duration = Duration::from_secs(4);
 
@@ -82,6 +83,8 @@ pub(super) struct Harm {
     pub(super) longest_pause: Duration,
     /// Faults that did not come about: nobody led just then, or a change was refused.
     pub(super) missed: Vec<String>,
+    /// Clients got no answers although everything was healed; nothing more is done then.
+    pub(super) stuck: Option<String>,
 }
 
 pub(super) struct Nemesis<'a> {
@@ -102,6 +105,9 @@ impl Nemesis<'_> {
     }
 
     pub(super) fn strike_for(&mut self, fault: Fault, lasts: Duration) {
+        if self.harm.stuck.is_some() {
+            return;
+        }
         let before = self.record.answered();
         let watch = Stopwatch::start();
         let (done, resumed) = match self.begin(fault) {
@@ -128,16 +134,24 @@ impl Nemesis<'_> {
             Ok(()) => *self.harm.faults.entry(fault).or_default() += 1,
             Err(why) => self.harm.missed.push(format!("{fault}: {why}")),
         }
-        self.recover();
+        self.recover(fault);
     }
 
     /// Waits until clients get answers again, which they must.
-    fn recover(&mut self) {
-        let from = self.record.answered();
-        wait_until("clients get answers again", RECOVERY_BOUND, || {
+    fn recover(&mut self, fault: Fault) {
+        let (from, watch) = (self.record.answered(), Stopwatch::start());
+        while self.harm.stuck.is_none() {
             let answered = self.record.answered() - from;
-            if answered >= RECOVERED_BY { Ok(()) } else { Err(format!("{answered} answers")) }
-        });
+            if answered >= RECOVERED_BY {
+                return;
+            }
+            if watch.elapsed() > RECOVERY_BOUND {
+                self.harm.stuck = Some(format!(
+                    "{answered} answers in {RECOVERY_BOUND:?} after {fault} was healed"
+                ));
+            }
+            self.wait(LOOK);
+        }
     }
 
     fn begin(&mut self, fault: Fault) -> Result<Hurt, String> {
@@ -179,7 +193,7 @@ impl Nemesis<'_> {
             Fault::ReplaceFollower | Fault::ReplaceLeader => {
                 let gone = if fault == Fault::ReplaceLeader { leader } else { follower };
                 self.group.replace(gone)?;
-                self.group.wait_for_voters(DAEMONS);
+                self.group.wait_for_voters(DAEMONS)?;
                 self.harm.installed += u64::from(self.group.has_snapshot(gone));
             }
             Fault::TransferLeader => {

@@ -64,7 +64,7 @@ pub fn run(seed: u64, form: Form) -> Report {
 
     let seen = Arc::new(Seen::default());
     let watching = CancellationToken::new();
-    let from = runtime.block_on(revision(&shared));
+    let from = runtime.block_on(revision(&shared)).expect("a group that answers");
     let watchers = start_watchers(&runtime, &group, &seen, from, &watching);
     let clients = start_clients(&runtime, &shared, &mut random);
     let wanted = wanted(no_network.is_none());
@@ -75,7 +75,11 @@ pub fn run(seed: u64, form: Form) -> Report {
     for client in clients {
         runtime.block_on(client).expect("a client that ends");
     }
-    let reached = runtime.block_on(revision(&shared));
+    let stuck = harm.stuck.clone();
+    let reached = match stuck {
+        Some(_) => 0,
+        None => runtime.block_on(revision(&shared)).expect("a healed group answers"),
+    };
     wait_until("all watchers have seen everything", WATCHERS_BOUND, || {
         let all = seen.reached();
         if all.iter().all(|got| *got >= reached) { Ok(()) } else { Err(format!("{all:?}")) }
@@ -85,7 +89,7 @@ pub fn run(seed: u64, form: Form) -> Report {
         runtime.block_on(watcher).expect("a watcher that ends");
     }
     let mut report = judge(&shared, &seen, reached, harm);
-    report.violations.extend(group.fallen());
+    report.violations.extend(stuck.into_iter().chain(group.fallen()));
     (report.seed, report.time, report.no_network) = (seed, watch.elapsed(), no_network);
     report.terms = after.saturating_sub(before);
     report.find_vacuous(&wanted, matches!(form, Form::Long(_)));
@@ -208,6 +212,7 @@ fn torment(
             nemesis.strike_for(Fault::PauseLeader, LONG_PAUSE);
             let mut next = order.iter().cycle();
             while watch.elapsed() < time
+                && nemesis.harm.stuck.is_none()
                 && let Some(fault) = next.next()
             {
                 nemesis.strike(*fault);
@@ -224,11 +229,11 @@ fn torment(
 }
 
 /// The newest revision.
-async fn revision(shared: &Shared) -> u64 {
+async fn revision(shared: &Shared) -> Result<u64, String> {
     let client = Client::new(shared.addresses.clone());
     match client.query(Query::Ring(None)).await {
-        Ok(Answer::Ring { revision, .. }) => revision.0,
-        other => panic!("a healed group gives no ring: {other:?}"),
+        Ok(Answer::Ring { revision, .. }) => Ok(revision.0),
+        other => Err(format!("no ring, but {other:?}")),
     }
 }
 

@@ -6,8 +6,9 @@
 //! fit, and never enters twice a pair of (operations placed, state). One without an answer may be
 //! placed at any time after its call, or never.
 //!
-//! Two rules keep it short and change nothing: an answer that fits, of an operation that only looks, can
-//! as well be placed at once; and a write without an answer whose value nobody saw need not be placed at all.
+//! Two rules keep it short and change nothing: an answer that fits, of an operation that only looks,
+//! can as well be placed at once; and a write without an answer whose value nobody saw need not be
+//! placed at all.
 //!
 //! A set of operations is remembered by a hash of 128 bits. Two that meet in one could make a good
 //! history be refused, never a bad one be accepted.
