@@ -58,7 +58,7 @@ impl Report {
         };
         at_least("answers", self.answered, 500);
         at_least("answers during harm", self.harm.answered_during, 50);
-        at_least("operations without an answer", self.unanswered, 1);
+        at_least("operations without an answer", self.unanswered, u64::from(is_long));
         at_least("terms", self.terms, 3);
         at_least("sessions that ended by themselves", self.expired, 1);
         at_least("stale epochs", self.stale, 1);
