@@ -42,7 +42,12 @@ type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
 /// How many bytes may be under way to the peers before further writes wait for company: enough to
 /// keep them busy, little enough that writes gather into large records.
-const IN_FLIGHT: usize = 1 << 20;
+const IN_FLIGHT: usize = 4 << 20;
+/// Writes that nobody waits for gather up to so many bytes (with more under way, as many as are), or
+/// for so long, before they are sent: an append of one page costs each peer nearly as much as one of
+/// sixteen. A flush takes them along.
+const GATHER: usize = 64 << 10;
+const LINGER: Duration = Duration::from_millis(2);
 /// How often the writer looks for what is due without a cause: old logs, dead blocks, peers to
 /// clean up on.
 const TICK: Duration = Duration::from_secs(5);
@@ -91,6 +96,8 @@ enum Event {
     Told,
     /// There may be room again.
     LookForSpace,
+    /// What was accepted a while ago is to be sent.
+    Lingered,
     /// The edge pages of a write that does not begin or end with a page.
     Edges {
         write: edge::Unaligned,
@@ -98,6 +105,15 @@ enum Event {
     },
     /// Another opener has the volume, or its lock is gone for good.
     LockLost(Error),
+}
+
+/// Whether accepted writes still wait for company.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Linger {
+    /// Nothing waits, or the wait has not begun.
+    No,
+    Waiting,
+    Over,
 }
 
 /// A flush, or a write with FUA, that waits until the log is durable.
@@ -153,6 +169,7 @@ pub(crate) struct Writer {
     /// A write whose edges' part of the map is being read.
     edge_waiting: Option<edge::Unaligned>,
     waiters: Vec<Waiter>,
+    linger: Linger,
     mending: bool,
     /// What is to be mended once the window on its way has been committed.
     mend_waiting: Option<(Vec<BlockContent>, WindowPlan)>,
@@ -229,6 +246,7 @@ impl Writer {
             reading_edges: false,
             edge_waiting: None,
             waiters: Vec::new(),
+            linger: Linger::No,
             mending: false,
             mend_waiting: None,
             window_end,
@@ -347,6 +365,7 @@ impl Writer {
             Event::Flattened(result) => self.flattened(result),
             Event::Told => {}
             Event::LookForSpace => self.looking_for_space = false,
+            Event::Lingered => self.linger = Linger::Over,
             Event::Edges { write, pages } => self.edges_read(write, pages),
             Event::LockLost(error) => self.fail(error),
         }
@@ -360,11 +379,12 @@ impl Writer {
         }
         if self.may_cut() {
             let sync = self.waiters.iter().any(|waiter| waiter.sequence.is_none());
-            if sync || self.log.unacknowledged() < IN_FLIGHT {
+            if sync || self.has_gathered() {
                 self.cut(sync);
             }
             self.note_cut();
         }
+        self.keep_lingering();
         self.answer_waiters();
         self.keep_windows_ahead();
         self.keep_shrinking();
@@ -378,6 +398,28 @@ impl Writer {
     /// Whether the log takes records now.
     fn may_cut(&self) -> bool {
         !self.mending && !self.is_quiet && self.log.open_blocks() <= MAX_OPEN_BLOCKS
+    }
+
+    /// Whether enough waits to be sent, or has waited long enough.
+    fn has_gathered(&self) -> bool {
+        let enough = self.log.unacknowledged().min(self.identity.block_size as usize).max(GATHER);
+        let is_due = self.linger == Linger::Over || self.overlay.bytes() >= enough;
+        // What waits for the buffer waits for this.
+        (is_due || !self.waiting.is_empty()) && self.log.unacknowledged() < IN_FLIGHT
+    }
+
+    fn keep_lingering(&mut self) {
+        if self.overlay.is_empty() {
+            if self.linger == Linger::Over {
+                self.linger = Linger::No;
+            }
+        } else if self.linger == Linger::No {
+            self.linger = Linger::Waiting;
+            self.push_event(async {
+                tokio::time::sleep(LINGER).await;
+                Event::Lingered
+            });
+        }
     }
 
     fn cut(&mut self, sync: bool) {
