@@ -35,5 +35,5 @@ fn admit(to: Identity, envelope: Option<&proto::Envelope>) -> Result<(), Status>
     Ok(())
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "rocksdb"))]
 mod tests;

@@ -113,7 +113,7 @@ async fn stall(raft: &Raft, health: &Health, limits: DiskLimits) -> Duration {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "rocksdb"))]
 mod tests {
     use super::super::tests::three;
     use super::*;
