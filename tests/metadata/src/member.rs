@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use tokio::sync::watch;
 use tonic::transport::Server;
 use torus_blockstore::PeerId;
 use torus_metadata::{
@@ -71,13 +72,9 @@ pub(crate) async fn run(world: Arc<World>, number: usize, dir: PathBuf) -> Ended
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
         .add_routes(member.routes());
     tokio::spawn(async move { server.serve_with_incoming(incoming).await });
-    tokio::spawn(watch(Arc::clone(&world), number, member.own_service()));
+    tokio::spawn(follow(Arc::clone(&world), number, member.own_service()));
+    tokio::spawn(register(Arc::clone(&world), number, peer, member.state(), member.service()));
     let mut state = member.state();
-    let running = |state: &MemberState| {
-        !matches!(state, MemberState::Joining { .. } | MemberState::WaitingForInit)
-    };
-    state.wait_for(running).await?;
-    register(&world, number, peer, member.service()).await;
     state.wait_for(|state| matches!(state, MemberState::Failed(_))).await?;
     world.trace.note(&format!("{} has failed", name(number)));
     world.has_failed(number);
@@ -85,8 +82,17 @@ pub(crate) async fn run(world: Arc<World>, number: usize, dir: PathBuf) -> Ended
     std::future::pending().await
 }
 
-/// Says where its blocks would be.
-async fn register(world: &World, number: usize, id: PeerId, service: Arc<dyn MetadataService>) {
+/// Says where its blocks would be, once it is a member.
+async fn register(
+    world: Arc<World>,
+    number: usize,
+    id: PeerId,
+    mut state: watch::Receiver<MemberState>,
+    service: Arc<dyn MetadataService>,
+) {
+    if state.wait_for(|state| matches!(state, MemberState::Running { .. })).await.is_err() {
+        return;
+    }
     let peer =
         Peer { id, address: address(number), zone: String::new(), size_blocks: 100, node: None };
     while service.execute(Command::RegisterPeer(peer.clone())).await.is_err() {
@@ -96,7 +102,7 @@ async fn register(world: &World, number: usize, id: PeerId, service: Arc<dyn Met
 }
 
 /// Follows what this member applies: all must apply the same.
-async fn watch(world: Arc<World>, number: usize, service: Arc<dyn MetadataService>) {
+async fn follow(world: Arc<World>, number: usize, service: Arc<dyn MetadataService>) {
     let who = name(number);
     let mut from = Revision(0);
     loop {
