@@ -24,6 +24,7 @@ pub(crate) struct Batch {
 const EXPECTED: &[&str] = &[
     "a call had no answer",
     "a client crashed",
+    "a client was cut off",
     "a crash lost writes that were not synced",
     "a lock was granted",
     "a member alone",

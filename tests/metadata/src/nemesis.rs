@@ -38,6 +38,7 @@ enum Harm {
     Crash,
     CrashAll,
     CrashClient,
+    CutClient,
     Partition,
     OneWay,
     Isolate,
@@ -99,6 +100,7 @@ impl Nemesis {
             (Harm::Crash, faults.crash),
             (Harm::CrashAll, faults.crash_all),
             (Harm::CrashClient, faults.crash_client),
+            (Harm::CutClient, faults.cut_client),
             (Harm::Partition, faults.partition),
             (Harm::OneWay, faults.one_way),
             (Harm::Isolate, faults.isolate),
@@ -132,6 +134,7 @@ impl Nemesis {
                 }
             }
             Harm::CrashClient => self.kill_client(sim, now + self.chance.millis(50..3000)),
+            Harm::CutClient => self.cut_client(sim, now + self.chance.millis(1000..12_000)),
             Harm::Partition => {
                 self.world.trace.sometimes("a partition");
                 let minority: Vec<_> = (0..members).filter(|_| self.chance.happens(40)).collect();
@@ -222,6 +225,19 @@ impl Nemesis {
         self.world.trace.sometimes("a client crashed");
         sim.crash(format!("c{client}"));
         self.ends.push((until, End::StartClient(client)));
+    }
+
+    /// Long enough, and its session ends.
+    fn cut_client(&mut self, sim: &mut Sim<'_>, until: Duration) {
+        let client = format!("c{}", self.chance.within(0..self.world.swarm.clients as u64));
+        self.world.trace.sometimes("a client was cut off");
+        self.tell(&format!("{client} is cut off"));
+        let pairs: Vec<_> =
+            (0..self.world.swarm.members).map(|member| (client.clone(), name(member))).collect();
+        for (client, member) in &pairs {
+            sim.partition(client.as_str(), member.as_str());
+        }
+        self.ends.push((until, End::Repair(pairs)));
     }
 
     fn cut(&mut self, sim: &mut Sim<'_>, pairs: Vec<(usize, usize)>, until: Duration) {
