@@ -13,7 +13,8 @@ mod lifecycle;
 mod machine;
 mod promotion;
 mod reign;
-#[cfg(all(test, feature = "raft"))]
+#[cfg(test)]
+#[cfg(feature = "raft")]
 mod tests;
 mod touch;
 

@@ -31,5 +31,6 @@ pub use rocks::RocksStorage;
 pub(crate) use store::LogStore;
 pub(crate) use writer::Health;
 
-#[cfg(all(test, feature = "rocksdb"))]
+#[cfg(test)]
+#[cfg(feature = "rocksdb")]
 mod tests;

@@ -374,5 +374,6 @@ fn known_leader(raft: &Raft) -> Option<Leader> {
     status::leader(&Watcher::of(raft).now())
 }
 
-#[cfg(all(test, feature = "rocksdb"))]
+#[cfg(test)]
+#[cfg(feature = "rocksdb")]
 mod tests;

@@ -35,5 +35,6 @@ fn admit(to: Identity, envelope: Option<&proto::Envelope>) -> Result<(), Status>
     Ok(())
 }
 
-#[cfg(all(test, feature = "rocksdb"))]
+#[cfg(test)]
+#[cfg(feature = "rocksdb")]
 mod tests;

@@ -113,7 +113,8 @@ async fn stall(raft: &Raft, health: &Health, limits: DiskLimits) -> Duration {
     }
 }
 
-#[cfg(all(test, feature = "rocksdb"))]
+#[cfg(test)]
+#[cfg(feature = "rocksdb")]
 mod tests {
     use super::super::tests::three;
     use super::*;

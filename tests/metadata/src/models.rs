@@ -135,7 +135,7 @@ fn step(state: VolumeState, op: &VolumeOp) -> Option<VolumeState> {
     use VolumeAnswer as Answer;
     let free_for = |session| state.holder.is_none_or(|holder| holder == session);
     let stale = |epoch| epoch != state.epoch;
-    let next = match (op.ask, op.answer) {
+    match (op.ask, op.answer) {
         (VolumeAsk::Read, Some(Answer::Found(found))) => (found == state).then_some(state),
         // Nothing is known of such a session, but that it does not hold the lock.
         (_, Some(Answer::NoSuchSession)) => Some(state),
@@ -177,6 +177,5 @@ fn step(state: VolumeState, op: &VolumeOp) -> Option<VolumeState> {
             Some(if held { VolumeState { holder: None, ..state } } else { state })
         }
         _ => None,
-    };
-    next
+    }
 }
