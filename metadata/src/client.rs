@@ -22,12 +22,11 @@ use crate::requests::Requests;
 use crate::serve::Backend;
 use crate::wire::{Failure, KeptAlive};
 use crate::{
-    Answer, Applied, Command, Error, EventKind, MetadataService, Query, Response, Revision,
+    Answer, Applied, Command, Dial, Error, EventKind, MetadataService, Query, Response, Revision,
     SessionId, WatchItem,
 };
 use attempt::Missed;
 use contacts::Contacts;
-pub(crate) use contacts::endpoint;
 
 /// How long a call is repeated.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -80,7 +79,12 @@ impl Client {
     /// A client of the cluster that the members at `addresses` (each `HOST:PORT`) belong to. Nothing
     /// is connected before the first call.
     pub fn new(addresses: impl IntoIterator<Item = String>) -> Self {
-        Self::build(addresses, None)
+        Self::over(Dial::default(), addresses)
+    }
+
+    /// As [`new`](Self::new), over connections of another kind.
+    pub fn over(dial: Dial, addresses: impl IntoIterator<Item = String>) -> Self {
+        Self::build(addresses, dial, None)
     }
 
     /// As [`new`](Self::new), from a comma-separated list.
@@ -90,9 +94,9 @@ impl Client {
     }
 
     /// A client that asks the member in this process first, without a socket.
-    #[cfg(feature = "raft")]
-    pub(crate) fn local(address: String, backend: Arc<dyn Backend>) -> Self {
-        Self::build([address.clone()], Some(Local { address, backend }))
+    #[cfg(feature = "member")]
+    pub(crate) fn local(dial: Dial, address: String, backend: Arc<dyn Backend>) -> Self {
+        Self::build([address.clone()], dial, Some(Local { address, backend }))
     }
 
     /// The same client, whose calls give up after `deadline`.
@@ -103,7 +107,7 @@ impl Client {
 
     /// The same client, whose queries only the member in this process answers. An address may have
     /// come to belong to another cluster; what is deleted on an answer must not depend on it.
-    #[cfg(feature = "raft")]
+    #[cfg(feature = "member")]
     #[must_use]
     pub(crate) fn alone(&self) -> Self {
         Self { shared: Arc::clone(&self.shared), deadline: self.deadline, alone: true }
@@ -114,8 +118,12 @@ impl Client {
         self.contacts(|contacts| contacts.order())
     }
 
-    fn build(addresses: impl IntoIterator<Item = String>, local: Option<Local>) -> Self {
-        let contacts = Mutex::new(Contacts::new(addresses));
+    fn build(
+        addresses: impl IntoIterator<Item = String>,
+        dial: Dial,
+        local: Option<Local>,
+    ) -> Self {
+        let contacts = Mutex::new(Contacts::new(addresses, dial));
         let shared = Shared { contacts, requests: Requests::default(), local };
         Self { shared: Arc::new(shared), deadline: DEADLINE, alone: false }
     }

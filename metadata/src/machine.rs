@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use crate::dedupe::Answered;
 use crate::history::History;
+use crate::planted::{Planted, is_planted};
 use crate::{Applied, Command, Event, Outcome, Response, Revision, SessionId, State};
 
 /// Identifies one request of one client: a client gives each new request a higher sequence, and
@@ -60,7 +61,9 @@ impl Machine {
     pub(crate) fn apply(&mut self, index: u64, proposal: Proposal) -> Response {
         match proposal {
             Proposal::Command { request, command } => {
-                if let Some(response) = self.answered.recall(index, request) {
+                if let Some(response) = self.answered.recall(index, request)
+                    && !is_planted(Planted::AppliedTwice)
+                {
                     return response;
                 }
                 let response = self.change(index, command);

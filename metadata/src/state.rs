@@ -218,7 +218,7 @@ impl State {
     }
 }
 
-#[cfg(feature = "raft")]
+#[cfg(feature = "member")]
 pub(crate) use rings::validate as validate_ring;
 
 /// What [`GlobalMetadata::block_size`] may be.

@@ -109,7 +109,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             lock(&app).restore(&mut body(&snapshot.file).map_err(io::Error::other)?)?;
             shelf.adopt(&meta, snapshot)
         };
-        tokio::task::spawn_blocking(install).await.map_err(io::Error::other)??;
+        self.shelf.blocking().run(install).await.map_err(io::Error::other)??;
         self.applied = installed.last_log_id;
         self.membership = installed.last_membership;
         Ok(())
@@ -143,6 +143,6 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
                 .ok_or_else(|| io::Error::other("the snapshot is not there"))?;
             Ok(Snapshot { meta, snapshot })
         };
-        tokio::task::spawn_blocking(build).await.map_err(io::Error::other)?
+        self.shelf.blocking().run(build).await.map_err(io::Error::other)?
     }
 }

@@ -25,6 +25,7 @@ use crate::metrics::Watcher;
 use crate::options::{Identity, Options};
 use crate::snapshot::Shelf;
 use crate::status::{Leadership, Status};
+use crate::storage::{Blocking, Storage};
 use crate::transport::{Channels, Receiver, Transport};
 use crate::{apply, status};
 use monitor::DiskLimits;
@@ -64,8 +65,11 @@ struct Stores {
 impl RaftNode {
     /// The identity that a data folder holds, also while a node runs on it. `None` if the folder
     /// is missing or pristine.
-    pub fn identity_of(dir: impl AsRef<Path>) -> Result<Option<Identity>, Error> {
-        Database::peek_identity(&log_dir(dir.as_ref()))
+    pub fn identity_of(
+        storage: &dyn Storage,
+        dir: impl AsRef<Path>,
+    ) -> Result<Option<Identity>, Error> {
+        Database::peek_identity(storage, &log_dir(dir.as_ref()))
     }
 
     /// Begins a group of one, with this node as node 1, in a pristine folder; returns once it
@@ -115,7 +119,7 @@ impl RaftNode {
     /// Starts a node again on what its folder holds.
     pub async fn open(options: Options, app: impl StateMachine) -> Result<Self, Error> {
         let engine = options.engine()?;
-        if !log_dir(&options.dir).exists() {
+        if !options.storage.exists(&log_dir(&options.dir)) {
             return Err(Error::NotInitialized { dir: options.dir });
         }
         let stores = stores(&options).await?;
@@ -222,7 +226,7 @@ impl RaftNode {
             tracing::warn!(error = %err, "Raft did not stop in order");
         }
         let log = self.log.clone();
-        if tokio::task::spawn_blocking(move || log.close()).await.is_err() {
+        if self.shelf.blocking().run(move || log.close()).await.is_err() {
             tracing::error!("closing the log panicked");
         }
     }
@@ -254,15 +258,17 @@ impl RaftNode {
         app: impl StateMachine,
     ) -> Result<Self, Error> {
         let dir = snapshot_dir(&options.dir);
+        let pace = options.storage.pace();
+        let how = Blocking::of(&*options.storage);
         let open = move || -> Result<(LogStore, Arc<Shelf>), Error> {
-            let shelf = Shelf::open(&dir, identity.cluster)?;
-            let log = LogStore::open(database)?;
+            let shelf = Shelf::open(&dir, identity.cluster, how)?;
+            let log = LogStore::open(database, pace)?;
             no_gap(&log, &shelf)?;
             Ok((log, Arc::new(shelf)))
         };
-        let (log, shelf) = blocking(open).await?;
+        let (log, shelf) = blocking(how, open).await?;
         let machine = apply::Machine::new(Box::new(app), shelf.clone());
-        let channels = Channels::new(identity);
+        let channels = Channels::new(identity, options.dial.clone(), how);
         let raft =
             Raft::new(identity.node, Arc::new(engine), channels.clone(), log.clone(), machine)
                 .await
@@ -314,9 +320,9 @@ fn start_error(source: Cause) -> Error {
 /// Opens the log of a folder, which locks it, and says whose it is. Data without an identity is
 /// an error: the identity is the first thing that is ever written.
 async fn stores(options: &Options) -> Result<Stores, Error> {
-    let dir = options.dir.clone();
+    let (storage, dir) = (options.storage.clone(), options.dir.clone());
     let open = move || {
-        let database = Arc::new(Database::open(&log_dir(&dir))?);
+        let database = Arc::new(Database::open(&*storage, &log_dir(&dir))?);
         let found = database.identity()?;
         if found.is_none() && !(database.is_pristine()? && Shelf::is_pristine(&snapshot_dir(&dir)))
         {
@@ -325,7 +331,7 @@ async fn stores(options: &Options) -> Result<Stores, Error> {
         sync_entries(&dir)?;
         Ok(Stores { database, found })
     };
-    blocking(open).await
+    blocking(Blocking::of(&*options.storage), open).await
 }
 
 /// Makes the folders themselves durable: a node that lost its folder in a power cut would seem
@@ -352,9 +358,10 @@ fn no_gap(log: &LogStore, shelf: &Shelf) -> Result<(), Error> {
 }
 
 async fn blocking<T: Send + 'static>(
+    how: Blocking,
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.map_err(|err| start_error(err.into()))?
+    how.run(work).await.map_err(|err| start_error(err.into()))?
 }
 
 fn forward(to: ForwardToLeader<TypeConfig>) -> Option<Leader> {
@@ -368,4 +375,5 @@ fn known_leader(raft: &Raft) -> Option<Leader> {
 }
 
 #[cfg(test)]
+#[cfg(feature = "rocksdb")]
 mod tests;

@@ -1,8 +1,11 @@
 //! What a node is told when it starts.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use crate::dial::Dial;
 use crate::error::Error;
+use crate::storage::Storage;
 
 /// Who a node is: both are fixed for the life of its data directory.
 ///
@@ -31,11 +34,25 @@ pub struct Options {
     pub keep_entries: u64,
     /// Largest snapshot, in bytes, that is accepted from a leader.
     pub snapshot_size_max: u64,
+    /// What keeps the log.
+    pub storage: Arc<dyn Storage>,
+    /// How the other members are reached.
+    pub dial: Dial,
 }
 
 impl Options {
     /// Options with the defaults of a production group.
+    #[cfg(feature = "rocksdb")]
     pub fn new(dir: impl Into<PathBuf>, address: impl Into<String>) -> Self {
+        Self::on(Arc::new(crate::RocksStorage), dir, address)
+    }
+
+    /// As `new`, with another storage than RocksDB.
+    pub fn on(
+        storage: Arc<dyn Storage>,
+        dir: impl Into<PathBuf>,
+        address: impl Into<String>,
+    ) -> Self {
         Self {
             dir: dir.into(),
             address: address.into(),
@@ -43,6 +60,8 @@ impl Options {
             snapshot_after: 50_000,
             keep_entries: 20_000,
             snapshot_size_max: 4 << 30,
+            storage,
+            dial: Dial::default(),
         }
     }
 }

@@ -36,4 +36,5 @@ fn admit(to: Identity, envelope: Option<&proto::Envelope>) -> Result<(), Status>
 }
 
 #[cfg(test)]
+#[cfg(feature = "rocksdb")]
 mod tests;

@@ -108,7 +108,7 @@ impl Admin {
     async fn invite(&self, address: String) -> Result<Membership, Denied> {
         self.0.member()?;
         let members = self.0.members().borrow().clone();
-        match AdminClient::join_cluster(&address, members).await {
+        match AdminClient::join_cluster(&self.0.tuning.dial, &address, members).await {
             Some(result) => result,
             None => Err(Denied::Unreachable(address)),
         }

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use torus_blockstore::PeerId;
+use torus_blockstore::{Epoch, PeerId};
 use torus_raft::{Leader, RaftNode, WriteError};
 use uuid::Uuid;
 
@@ -22,12 +22,13 @@ use super::reign::{self, Reign};
 use super::{MemberOptions, MemberState, Tuning, group, touch};
 use crate::deadlines::Heard;
 use crate::machine::{Proposal, RequestId};
+use crate::planted::{Planted, is_planted};
 use crate::replica::Replica;
 use crate::serve::Backend;
 use crate::wire::{Failure, KeptAlive, decode_response, encode_proposal};
 use crate::{
-    Answer, Client, Command, Error, EventKind, NodeId, Query, Refusal, Response, Revision,
-    SessionId, WatchItem,
+    Answer, Applied, Client, Command, Error, EventKind, NodeId, Outcome, Query, Refusal, Response,
+    Revision, SessionId, WatchItem,
 };
 
 /// How long one attempt may take before the caller looks for another leader.
@@ -76,11 +77,14 @@ impl Core {
     }
 
     pub(super) fn raft_options(&self) -> torus_raft::Options {
+        let storage = self.tuning.storage.clone();
+        let dial = self.tuning.dial.clone();
         torus_raft::Options {
             timing: self.tuning.timing,
             snapshot_after: self.tuning.snapshot_after,
             keep_entries: self.tuning.keep_entries,
-            ..torus_raft::Options::new(&self.options.dir, &self.options.address)
+            dial: torus_raft::Dial::by(move |endpoint| dial.connect(endpoint)),
+            ..torus_raft::Options::on(storage, &self.options.dir, &self.options.address)
         }
     }
 
@@ -113,7 +117,7 @@ impl Core {
     /// A client that asks this member first.
     pub(super) fn client(self: &Arc<Self>) -> Client {
         let backend = Arc::clone(self) as Arc<dyn Backend>;
-        Client::local(self.options.address.clone(), backend)
+        Client::local(self.tuning.dial.clone(), self.options.address.clone(), backend)
     }
 
     pub(super) fn node(&self) -> Option<Arc<RaftNode>> {
@@ -240,14 +244,23 @@ impl Backend for Core {
     ) -> BoxFuture<'_, Result<Response, Failure>> {
         self.call(async move {
             let node = self.member()?;
-            self.propose(&node, Proposal::Command { request, command }).await
+            let mut response = self.propose(&node, Proposal::Command { request, command }).await?;
+            if let Ok(Applied { outcome: Outcome::Epoch(epoch), .. }) = &mut response
+                && is_planted(Planted::TermAsEpoch)
+            {
+                *epoch = Epoch(node.status().term);
+            }
+            Ok(response)
         })
         .boxed()
     }
 
     fn query(&self, query: Query) -> BoxFuture<'_, Result<Answer, Failure>> {
         self.call(async move {
-            linearize(&*self.member()?).await?;
+            let node = self.member()?;
+            if !is_planted(Planted::StaleRead) {
+                linearize(&node).await?;
+            }
             Ok(self.replica.answer(&query))
         })
         .boxed()

@@ -68,7 +68,7 @@ async fn electorate(core: &Core, status: &Status) -> Electorate {
         .collect();
     if near.len() >= electorate.wants().min(2) {
         for learner in near {
-            if let Some(Ok(found)) = AdminClient::probe(&learner.address).await
+            if let Some(Ok(found)) = AdminClient::probe(&core.tuning.dial, &learner.address).await
                 && found.node == NodeId(learner.node)
                 && found.applied.saturating_add(LAG_MAX) >= last
             {
@@ -120,7 +120,7 @@ async fn lives(core: &Core, member: &torus_raft::Member) -> bool {
     if member.address == core.options.address {
         return true;
     }
-    let found = AdminClient::probe(&member.address).await;
+    let found = AdminClient::probe(&core.tuning.dial, &member.address).await;
     matches!(found, Some(Ok(status)) if status.node == NodeId(member.node))
 }
 

@@ -63,7 +63,7 @@ pub(super) async fn run(core: Arc<Core>, mut orders: mpsc::Receiver<Order>) {
                 Ok(None) => tokio::time::sleep(RETRY).await,
                 Err(None) => return,
                 Err(Some(Order::Init(options, answer))) => {
-                    let result = match nobody_began(&targets).await {
+                    let result = match nobody_began(&core, &targets).await {
                         true => begin(&core, options).await,
                         false => Err(Denied::Joining(targets.join(", "))),
                     };
@@ -81,10 +81,10 @@ pub(super) async fn run(core: Arc<Core>, mut orders: mpsc::Receiver<Order>) {
 }
 
 /// Whether all of `targets` wait, too: then no cluster is overlooked.
-async fn nobody_began(targets: &[String]) -> bool {
+async fn nobody_began(core: &Core, targets: &[String]) -> bool {
     for target in targets {
         let waits = Some(Err(Denied::Failure(Failure::NotInitialised)));
-        if AdminClient::probe(target).await != waits {
+        if AdminClient::probe(&core.tuning.dial, target).await != waits {
             return false;
         }
     }
@@ -149,7 +149,8 @@ fn first_ring(options: &InitOptions) -> Ring {
 /// Asks the cluster for a place, once.
 async fn ask(core: &Core, targets: &[String]) -> Option<Membership> {
     let applicant = Applicant { peer: core.options.peer, address: core.options.address.clone() };
-    match AdminClient::new(targets.iter().cloned()).join(applicant).await {
+    match AdminClient::over(core.tuning.dial.clone(), targets.iter().cloned()).join(applicant).await
+    {
         Ok(place) => Some(place),
         Err(err @ (AdminError::Unavailable { .. } | AdminError::NotInitialised { .. })) => {
             tracing::debug!(error = %err, "not taken in yet");

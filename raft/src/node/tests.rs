@@ -171,7 +171,7 @@ async fn a_group_of_one_survives_a_restart() {
     assert_eq!(status.quorum_acked_ms, Some(0));
     let (dir, address) = first.stop().await;
     let identity = Identity { cluster: CLUSTER, node: 1 };
-    assert_eq!(RaftNode::identity_of(dir.path()).unwrap(), Some(identity));
+    assert_eq!(RaftNode::identity_of(&crate::RocksStorage, dir.path()).unwrap(), Some(identity));
 
     let again = Member::start_in(How::Open, 1000, dir, &address).await.unwrap();
     again.node.linearize(SOON).await.unwrap();
@@ -322,12 +322,20 @@ async fn messages_for_another_group_or_node_are_refused() {
     let voted = first.node.status().term;
     for (cluster, target) in [([8; 16], 1), (CLUSTER, 2)] {
         let from = Identity { cluster, node: 9 };
-        let channels = crate::transport::Channels::new(from);
+        let channels = crate::transport::Channels::new(
+            from,
+            crate::Dial::default(),
+            crate::storage::Blocking::Threads,
+        );
         let found = crate::transport::read_index(&channels, target, &first.address, SOON).await;
         assert_eq!(found, None);
     }
     let from = Identity { cluster: CLUSTER, node: 9 };
-    let channels = crate::transport::Channels::new(from);
+    let channels = crate::transport::Channels::new(
+        from,
+        crate::Dial::default(),
+        crate::storage::Blocking::Threads,
+    );
     let found = crate::transport::read_index(&channels, 1, &first.address, SOON).await;
     assert!(found.is_some(), "the same question, rightly addressed");
 
@@ -350,7 +358,7 @@ async fn messages_for_another_group_or_node_are_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn folders_are_used_for_what_they_hold() {
     let dir = Arc::new(TempDir::new().unwrap());
-    assert_eq!(RaftNode::identity_of(dir.path()).unwrap(), None);
+    assert_eq!(RaftNode::identity_of(&crate::RocksStorage, dir.path()).unwrap(), None);
     let none = Member::start_in(How::Open, 1000, dir.clone(), "127.0.0.1:0").await.err();
     assert!(matches!(none, Some(Error::NotInitialized { .. })), "{none:?}");
 
@@ -369,7 +377,8 @@ async fn folders_are_used_for_what_they_hold() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bootstrap_that_was_interrupted_is_completed() {
     let dir = Arc::new(TempDir::new().unwrap());
-    let database = crate::log::Database::open(&super::log_dir(dir.path())).unwrap();
+    let database =
+        crate::log::Database::open(&crate::RocksStorage, &super::log_dir(dir.path())).unwrap();
     let identity = Identity { cluster: CLUSTER, node: 1 };
     database.set_identity(identity, crate::log::Founding::Bootstrap).unwrap();
     database.close();

@@ -10,6 +10,7 @@ use super::file::{self, SnapshotFile};
 use crate::config::SnapshotMeta;
 use crate::error::{Error, SnapshotError};
 use crate::machine::SnapshotWriter;
+use crate::storage::Blocking;
 
 const COMPLETE: &str = "snapshot";
 const DRAFT: &str = "tmp";
@@ -20,6 +21,7 @@ pub(crate) struct Shelf {
     cluster: [u8; 16],
     current: Mutex<Option<Current>>,
     drafts: AtomicU64,
+    blocking: Blocking,
 }
 
 struct Current {
@@ -47,7 +49,7 @@ impl Drop for Draft {
 
 impl Shelf {
     /// Opens the folder, removes what a crash left and checks the newest snapshot completely.
-    pub(crate) fn open(dir: &Path, cluster: [u8; 16]) -> Result<Self, Error> {
+    pub(crate) fn open(dir: &Path, cluster: [u8; 16], blocking: Blocking) -> Result<Self, Error> {
         let io_error = |source| Error::Io { path: dir.to_owned(), source };
         fs::create_dir_all(dir).map_err(io_error)?;
         if let Some(parent) = dir.parent() {
@@ -67,7 +69,13 @@ impl Shelf {
             current = Some(Current { meta, path: newest.clone() });
         }
         let current = Mutex::new(current);
-        Ok(Self { dir: dir.to_owned(), cluster, current, drafts: AtomicU64::new(0) })
+        let drafts = AtomicU64::new(0);
+        Ok(Self { dir: dir.to_owned(), cluster, current, drafts, blocking })
+    }
+
+    /// Where work on its files goes.
+    pub(crate) fn blocking(&self) -> Blocking {
+        self.blocking
     }
 
     /// Whether `dir` has no snapshot.

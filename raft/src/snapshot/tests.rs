@@ -23,7 +23,7 @@ fn meta(index: u64) -> SnapshotMeta {
 }
 
 fn shelf(dir: &TempDir) -> Result<Shelf, Error> {
-    Shelf::open(dir.path(), CLUSTER)
+    Shelf::open(dir.path(), CLUSTER, crate::storage::Blocking::Threads)
 }
 
 fn write(shelf: &Shelf, index: u64, body: &'static [u8]) {

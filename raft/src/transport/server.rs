@@ -1,6 +1,7 @@
 //! Answers the requests of the other members.
 
 use std::convert::Infallible;
+use std::io::Write;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -12,7 +13,6 @@ use openraft::raft::{
 };
 use openraft::storage::Snapshot;
 use openraft::{LinearizerOption, ReadPolicy};
-use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
 use tonic::codegen::{BoxFuture, http};
 use tonic::server::NamedService;
@@ -105,7 +105,7 @@ impl Receiver {
             return Err(Status::resource_exhausted(text));
         }
         let (file, draft) = self.shelf.draft().map_err(|err| broken(&err))?;
-        let mut file = tokio::fs::File::from_std(file);
+        let file = Arc::new(file);
         let mut missing = size;
         while missing > 0 {
             let Some(proto::snapshot_chunk::Part::Data(data)) = next(stream).await? else {
@@ -116,17 +116,22 @@ impl Receiver {
             missing = missing
                 .checked_sub(data.len() as u64)
                 .ok_or_else(|| Status::invalid_argument("more bytes than announced"))?;
-            file.write_all(&data).await.map_err(|err| broken(&err))?;
+            let to = Arc::clone(&file);
+            let write = move || (&*to).write_all(&data);
+            let written = self.shelf.blocking().run(write).await.map_err(|err| broken(&err))?;
+            written.map_err(|err| broken(&err))?;
         }
-        file.flush().await.map_err(|err| broken(&err))?;
-        Ok((file.into_std().await, draft))
+        let file = Arc::into_inner(file).ok_or_else(|| Status::internal("the file is in use"))?;
+        Ok((file, draft))
     }
 
     /// Checks every byte of a received file.
     async fn check(&self, file: std::fs::File) -> Result<(std::fs::File, SnapshotMeta), Status> {
         let cluster = self.identity.cluster;
         let read = move || read_meta(&file, cluster).map(|meta| (file, meta));
-        let (file, meta) = tokio::task::spawn_blocking(read)
+        let blocking = self.shelf.blocking();
+        let (file, meta) = blocking
+            .run(read)
             .await
             .map_err(|err| broken(&err))?
             .map_err(|err| Status::data_loss(format!("the snapshot arrived damaged: {err}")))?;

@@ -192,7 +192,8 @@ async fn snapshots() {
 #[tokio::test]
 async fn nobody_answers_at_an_address_that_is_none() {
     let from = Identity { cluster: CLUSTER, node: 1 };
-    let channels = super::Channels::new(from);
+    let channels =
+        super::Channels::new(from, crate::Dial::default(), crate::storage::Blocking::Threads);
     let patience = Duration::from_secs(5);
     for address in ["", "no port", "127.0.0.1:1"] {
         assert_eq!(super::read_index(&channels, 2, address, patience).await, None);
