@@ -11,6 +11,7 @@
 
 mod command;
 mod error;
+mod level;
 mod model;
 mod reasons;
 mod service;
@@ -25,6 +26,7 @@ mod machine;
 mod replica;
 
 mod admin;
+mod backup;
 mod client;
 mod follow;
 mod requests;
@@ -42,14 +44,19 @@ mod fixtures;
 
 pub use admin::{
     AdminClient, AdminError, GroupMember, GroupRole, GroupStatus, InitOptions, Initialised,
-    Membership,
+    Membership, Restored,
 };
+pub use backup::{Backup, BackupError, BackupInfo};
 pub use client::Client;
 pub use command::{Answer, Applied, Command, Event, EventKind, Outcome, Query, Response};
 pub use error::{Error, Refusal};
 pub use follow::{Followed, follow};
+pub use level::FeatureLevel;
 #[cfg(feature = "raft")]
-pub use member::{Member, MemberOptions, MemberState, StartError, Timing, Tuning};
+pub use member::{
+    FormerGeneration, Member, MemberOptions, MemberState, RecoverError, Refounded, StartError,
+    Survivor, Timing, Tuning,
+};
 pub use model::{
     Ask, AskAnswer, AskId, GlobalMetadata, Head, Lock, LogPosition, NodeId, Parent, Peer, Revision,
     Ring, RingKind, RingKindError, RingMember, RingVersion, Session, SessionId, Snapshot,

@@ -6,12 +6,14 @@
 //! the group is in reach.
 
 mod admin;
+mod backup;
 mod core;
 mod gate;
 mod group;
 mod lifecycle;
 mod machine;
 mod promotion;
+mod recovery;
 mod reign;
 #[cfg(test)]
 mod tests;
@@ -30,8 +32,9 @@ use uuid::Uuid;
 use self::core::Core;
 use crate::serve::Backend;
 use crate::wire::proto::admin_server::AdminServer;
-use crate::{Client, MetadataService, NodeId, serve};
+use crate::{Client, FeatureLevel, MetadataService, NodeId, serve};
 
+pub use recovery::{RecoverError, Refounded, Survivor};
 pub use torus_raft::Timing;
 
 /// How long a node that was opened may take to tell the membership that it has on its disk.
@@ -52,6 +55,8 @@ pub struct MemberOptions {
     /// Addresses of members of the cluster to join; empty: wait for `init`. Without effect once the
     /// folder belongs to a cluster.
     pub join: Vec<String>,
+    /// The cluster of the blocks that the daemon keeps, if it has any.
+    pub blocks_of: Option<Uuid>,
 }
 
 /// What all members of a group should agree on, though nothing breaks if they do not.
@@ -63,6 +68,8 @@ pub struct Tuning {
     /// Entries after which a new snapshot is written, and entries kept behind it.
     pub snapshot_after: u64,
     pub keep_entries: u64,
+    /// The commands that the member says it knows.
+    pub level: FeatureLevel,
 }
 
 impl Default for Tuning {
@@ -73,6 +80,7 @@ impl Default for Tuning {
             voters_max: 5,
             snapshot_after: options.snapshot_after,
             keep_entries: options.keep_entries,
+            level: FeatureLevel::OWN,
         }
     }
 }
@@ -106,6 +114,21 @@ pub enum StartError {
          remove it with 'torusctl member remove' and let it join again with an empty folder"
     )]
     Address { known: String, given: String },
+}
+
+/// Another group has gone on with the cluster's metadata: this member is of the past.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the metadata of this daemon is of generation {own}, and the cluster has gone on in generation \
+     {present} at {address}; move {} away and start the daemon with --join {address}: it becomes a \
+     new member, and keeps its blocks",
+    .dir.display()
+)]
+pub struct FormerGeneration {
+    pub own: u64,
+    pub present: u64,
+    pub address: String,
+    pub dir: PathBuf,
 }
 
 /// A daemon's member of the metadata group.

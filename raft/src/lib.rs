@@ -24,7 +24,7 @@ pub use error::{
     DecodeError, Error, Failure, Leader, MemberError, ReadError, SnapshotError, WriteError,
 };
 pub use machine::{SnapshotWriter, StateMachine};
-pub use node::RaftNode;
+pub use node::{Position, RaftNode, Remains};
 pub use options::{Identity, Options, Timing};
 pub use status::{Leadership, Member, Role, Status};
 pub use transport::Transport;

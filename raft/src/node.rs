@@ -1,8 +1,9 @@
 //! One member of a Raft group: starts, writes, reads, stops.
 //!
-//! [`membership`] changes the group, [`reads`] batches linearizable reads, [`monitor`] watches for
+//! [`founding`] begins one anew from an old state, [`membership`] changes the group, [`reads`] batches linearizable reads, [`monitor`] watches for
 //! a change of leader and for a disk that no longer works.
 
+mod founding;
 mod membership;
 mod monitor;
 mod reads;
@@ -27,6 +28,7 @@ use crate::snapshot::Shelf;
 use crate::status::{Leadership, Status};
 use crate::transport::{Channels, Receiver, Transport};
 use crate::{apply, status};
+pub use founding::{Position, Remains};
 use monitor::DiskLimits;
 use reads::Reads;
 
@@ -50,6 +52,7 @@ pub struct RaftNode {
     shelf: Arc<Shelf>,
     reads: Reads,
     room: Semaphore,
+    channels: Channels,
     leadership: watch::Receiver<Leadership>,
     failure: watch::Receiver<Option<Failure>>,
     tasks: Vec<JoinHandle<()>>,
@@ -82,7 +85,7 @@ impl RaftNode {
         if let Some((found, _)) = stores.found {
             return Err(Error::NotPristine { dir: options.dir, found });
         }
-        let identity = Identity { cluster, node: FOUNDER };
+        let identity = Identity::first(cluster, FOUNDER);
         stores.database.set_identity(identity, Founding::Bootstrap)?;
         let node = Self::start(options, engine, identity, stores.database, app).await?;
         node.initialize().await?;
@@ -188,6 +191,12 @@ impl RaftNode {
         Status::of(&self.metrics(), &self.options.address)
     }
 
+    /// Whether another node has refused a message as not meant for it since this was asked last:
+    /// it belongs to another group, or is another node, than this one believes.
+    pub fn was_refused(&self) -> bool {
+        self.channels.take_refused()
+    }
+
     /// Follows who leads.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership.clone()
@@ -255,7 +264,7 @@ impl RaftNode {
     ) -> Result<Self, Error> {
         let dir = snapshot_dir(&options.dir);
         let open = move || -> Result<(LogStore, Arc<Shelf>), Error> {
-            let shelf = Shelf::open(&dir, identity.cluster)?;
+            let shelf = Shelf::open(&dir, identity.group)?;
             let log = LogStore::open(database)?;
             no_gap(&log, &shelf)?;
             Ok((log, Arc::new(shelf)))
@@ -269,10 +278,22 @@ impl RaftNode {
                 .map_err(|err| start_error(err.into()))?;
         let (leadership, leadership_task) = monitor::leadership(&raft);
         let (failure, failure_task) = monitor::failure(&raft, log.health(), DiskLimits::default());
-        let reads = Reads::start(raft.clone(), channels);
+        let reads = Reads::start(raft.clone(), channels.clone());
         let tasks = vec![leadership_task, failure_task];
         let room = Semaphore::new(ROOM);
-        Ok(Self { identity, options, raft, log, shelf, reads, room, leadership, failure, tasks })
+        Ok(Self {
+            identity,
+            options,
+            raft,
+            log,
+            shelf,
+            reads,
+            room,
+            channels,
+            leadership,
+            failure,
+            tasks,
+        })
     }
 
     /// Writes the first membership, this node alone, and waits until it leads.

@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A client of the daemons' administration.
 #[derive(Clone, Debug)]
 pub struct AdminClient {
-    addresses: Vec<String>,
+    pub(super) addresses: Vec<String>,
 }
 
 impl AdminClient {
@@ -175,7 +175,7 @@ enum Request {
 }
 
 /// Why a daemon gave no answer.
-enum Missed {
+pub(super) enum Missed {
     Status(Box<Status>),
     Timeout,
     Malformed(Malformed),
@@ -196,15 +196,15 @@ impl From<Malformed> for Missed {
 
 /// The daemons that gave no answer.
 #[derive(Default)]
-struct Silent {
-    tried: Vec<String>,
+pub(super) struct Silent {
+    pub(super) tried: Vec<String>,
     source: Option<Status>,
     /// A member answered, but nobody leads.
     leaderless: bool,
 }
 
 impl Silent {
-    fn note(&mut self, address: &str, missed: Missed) -> Result<(), AdminError> {
+    pub(super) fn note(&mut self, address: &str, missed: Missed) -> Result<(), AdminError> {
         match missed {
             Missed::Status(status) => self.source = Some(*status),
             Missed::Timeout => {}
@@ -219,7 +219,7 @@ impl Silent {
         Ok(())
     }
 
-    fn error(self) -> AdminError {
+    pub(super) fn error(self) -> AdminError {
         let source = self.source.map(call_failed);
         AdminError::Unavailable { tried: self.tried.join(", "), source }
     }
@@ -234,7 +234,7 @@ async fn init_at(
     Ok(reply.try_into()?)
 }
 
-async fn status_of(address: &str) -> Result<Result<GroupStatus, Denied>, Missed> {
+pub(super) async fn status_of(address: &str) -> Result<Result<GroupStatus, Denied>, Missed> {
     let mut stub = stub(address)?;
     let reply = within(STATUS_ATTEMPT, stub.status(proto::Nothing {})).await?;
     Ok(reply.try_into()?)
@@ -266,7 +266,7 @@ async fn send(address: &str, request: &Request) -> Result<Result<Membership, Den
     Ok(reply.try_into()?)
 }
 
-async fn within<T>(
+pub(super) async fn within<T>(
     patience: Duration,
     call: impl Future<Output = Result<tonic::Response<T>, Status>>,
 ) -> Result<T, Missed> {
@@ -276,7 +276,7 @@ async fn within<T>(
     }
 }
 
-fn stub(address: &str) -> Result<Stub<Channel>, Missed> {
+pub(super) fn stub(address: &str) -> Result<Stub<Channel>, Missed> {
     Ok(Stub::new(endpoint(address).ok_or(Missed::Address)?.connect_lazy()))
 }
 

@@ -54,6 +54,7 @@ impl Daemon {
             address: address.clone(),
             peer: fixtures::peer_id(number),
             join,
+            blocks_of: None,
         };
         let member = Member::start_with(options, tuning()).await.unwrap();
         let stop = CancellationToken::new();
@@ -203,6 +204,7 @@ async fn a_daemon_waits_and_then_begins_a_cluster() {
         address: "127.0.0.1:1".to_owned(),
         peer: fixtures::peer_id(number),
         join: Vec::new(),
+        blocks_of: None,
     };
     let error = Member::start_with(moved, tuning()).await.err().unwrap();
     assert!(matches!(error, StartError::Address { .. }), "{error}");
@@ -308,7 +310,11 @@ async fn members_are_invited_removed_and_led_by_another() {
     let error = admin.invite(&fourth.address).await.unwrap_err();
     assert!(matches!(error, AdminError::AlreadyMember { .. }), "{error}");
     assert_eq!(volume_names(&*fourth.member.service()).await.len(), 120);
-    let taken = Applicant { peer: fixtures::peer_id(9), address: second.address.clone() };
+    let taken = Applicant {
+        peer: fixtures::peer_id(9),
+        address: second.address.clone(),
+        level: crate::FeatureLevel::OWN,
+    };
     let error = admin.join(taken).await.unwrap_err();
     assert!(matches!(error, AdminError::AddressTaken { .. }), "{error}");
     let daemons = [&first, &second, &third, &fourth];

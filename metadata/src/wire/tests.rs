@@ -199,8 +199,14 @@ proptest! {
         let revision = Revision(7);
         let (volumes_minted, volumes) = (3, vec![volume.clone()]);
         for answer in [
-            Answer::Cluster { global: Some(init().0), volumes_minted, revision },
-            Answer::Volumes { volumes, volumes_minted, revision },
+            Answer::Cluster {
+                global: Some(init().0),
+                volumes_minted,
+                generation: 2,
+                level: crate::FeatureLevel(2),
+                revision,
+            },
+            Answer::Volumes { volumes, volumes_minted, lost: vec![4..=9, 12..=12], revision },
             Answer::Volume { volume: Some(volume), revision },
             Answer::Volume { volume: None, revision },
             Answer::Ring { ring: Some(ring), revision },

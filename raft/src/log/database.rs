@@ -98,8 +98,14 @@ impl Database {
             let cluster = stored.cluster.as_ref().try_into().map_err(|_| {
                 io::Error::from(crate::error::DecodeError::Invalid { field: "cluster" })
             })?;
+            let group = match stored.group.is_empty() {
+                true => cluster,
+                false => stored.group.as_ref().try_into().map_err(|_| {
+                    io::Error::from(crate::error::DecodeError::Invalid { field: "group" })
+                })?,
+            };
             let founding = if stored.founder { Founding::Bootstrap } else { Founding::Join };
-            Ok(Some((Identity { cluster, node: stored.node }, founding)))
+            Ok(Some((Identity { cluster, group, node: stored.node }, founding)))
         })
         .map_err(|source| self.unreadable(source))
     }
@@ -110,6 +116,7 @@ impl Database {
             cluster: identity.cluster.to_vec().into(),
             node: identity.node,
             founder: by == Founding::Bootstrap,
+            group: identity.group.to_vec().into(),
         };
         self.put_synced(IDENTITY, &stored.encode_to_vec())
     }

@@ -157,7 +157,7 @@ fn the_identity_can_be_read_while_the_log_is_open() {
     let database = Database::open(&path).unwrap();
     assert_eq!(Database::peek_identity(&path).unwrap(), None);
     assert!(database.is_pristine().unwrap());
-    let identity = Identity { cluster: [9; 16], node: 5 };
+    let identity = Identity::first([9; 16], 5);
     database.set_identity(identity, Founding::Join).unwrap();
     assert!(!database.is_pristine().unwrap());
     assert_eq!(Database::peek_identity(&path).unwrap(), Some(identity));
