@@ -1,5 +1,7 @@
 //! Members in one process, over gRPC on loopback.
 
+mod generations;
+
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -42,11 +44,25 @@ fn tuning() -> Tuning {
 
 impl Daemon {
     async fn start(number: u128, join: &[&Daemon]) -> Self {
+        Self::start_as(number, join, tuning()).await
+    }
+
+    async fn start_as(number: u128, join: &[&Daemon], tuning: Tuning) -> Self {
         let join = join.iter().map(|daemon| daemon.address.clone()).collect();
-        Self::start_on(number, "127.0.0.1:0", TempDir::new().unwrap(), join).await
+        Self::start_with(number, "127.0.0.1:0", TempDir::new().unwrap(), join, tuning).await
     }
 
     async fn start_on(number: u128, at: &str, dir: TempDir, join: Vec<String>) -> Self {
+        Self::start_with(number, at, dir, join, tuning()).await
+    }
+
+    async fn start_with(
+        number: u128,
+        at: &str,
+        dir: TempDir,
+        join: Vec<String>,
+        tuning: Tuning,
+    ) -> Self {
         let listener = TcpListener::bind(at).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let options = MemberOptions {
@@ -56,7 +72,7 @@ impl Daemon {
             join,
             blocks_of: None,
         };
-        let member = Member::start_with(options, tuning()).await.unwrap();
+        let member = Member::start_with(options, tuning).await.unwrap();
         let stop = CancellationToken::new();
         let server = tonic::transport::Server::builder().add_routes(member.routes());
         let stopped = stop.clone().cancelled_owned();

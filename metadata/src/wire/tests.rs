@@ -22,6 +22,7 @@ use crate::{
     SessionId, SnapshotId, Task, Volume, Window,
 };
 
+mod backup;
 mod values;
 
 fn hex(bytes: &[u8]) -> String {

@@ -165,6 +165,34 @@ fn the_identity_can_be_read_while_the_log_is_open() {
 }
 
 #[test]
+fn a_log_of_a_later_format_is_refused_with_its_number() {
+    let dir = TempDir::new().unwrap();
+    let database = Database::open(dir.path()).unwrap();
+    let later = database.with(|open| {
+        open.db.put_cf(open.meta, b"format", 2u32.to_le_bytes()).map_err(io::Error::other)
+    });
+    later.unwrap();
+    database.close();
+    let refused = Database::open(dir.path()).err().expect("a refusal").to_string();
+    assert!(refused.contains("has format 2, this program knows 1"), "{refused}");
+    let peeked = Database::peek_identity(dir.path()).unwrap_err().to_string();
+    assert_eq!(peeked, refused);
+}
+
+#[test]
+fn an_identity_from_before_there_were_generations_is_that_of_the_first_group() {
+    let dir = TempDir::new().unwrap();
+    let database = Database::open(dir.path()).unwrap();
+    // Cluster 0707…, node 5, as it was written.
+    let old = [&[0x0a, 16][..], &[7; 16], &[0x10, 5]].concat();
+    let written =
+        database.with(|open| open.db.put_cf(open.meta, b"identity", old).map_err(io::Error::other));
+    written.unwrap();
+    let (identity, _) = database.identity().unwrap().unwrap();
+    assert_eq!(identity, Identity::first([7; 16], 5));
+}
+
+#[test]
 fn a_folder_in_use_is_refused() {
     let dir = TempDir::new().unwrap();
     let first = Database::open(dir.path()).unwrap();

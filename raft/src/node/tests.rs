@@ -1,5 +1,7 @@
 //! Real nodes in one process, over gRPC on loopback.
 
+mod concurrent;
+
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
