@@ -47,7 +47,12 @@ pub(super) async fn run(arguments: &RecoverArguments) -> Result<Report, Failure>
     // Keeps a daemon from starting meanwhile, and is refused while one runs.
     let identity = PeerIdentity::open(OsDisk::shared(), dir, PeerId(Uuid::new_v4()))?;
     let changed_ms = last_change(&metadata).map_err(|source| io_error(&metadata, source))?;
-    let survivor = Survivor::read(&metadata).await?;
+    let unique = Uuid::new_v4().simple().to_string();
+    // Reading opens the log, and that changes files: what was there stays as it is.
+    let copy = Copy::of(&metadata, dir.join(format!("metadata.reading-{}", &unique[..8])))
+        .map_err(|source| io_error(&metadata, source))?;
+    let survivor = Survivor::read(&copy.0).await?;
+    drop(copy);
     identity.check_cluster(survivor.cluster())?;
     let known = survivor.address().map(str::to_owned);
     let given = arguments.peer_address.as_ref().map(ToString::to_string);
@@ -55,7 +60,6 @@ pub(super) async fn run(arguments: &RecoverArguments) -> Result<Report, Failure>
     confirm(&describe(&survivor, changed_ms, &address), arguments.yes)?;
 
     let former = survivor.state().generation();
-    let unique = Uuid::new_v4().simple().to_string();
     let building = dir.join(format!("metadata.recovering-{}", &unique[..8]));
     let founded = survivor.found(&building, &address, identity.peer()).await?;
     let kept = dir.join(format!("metadata.generation-{former}-{}", &unique[..8]));
@@ -80,6 +84,39 @@ pub(super) async fn run(arguments: &RecoverArguments) -> Result<Report, Failure>
         "former_metadata": kept,
     });
     Ok(Report::new(text, json))
+}
+
+/// A copy of a folder, deleted when dropped.
+struct Copy(PathBuf);
+
+impl Copy {
+    fn of(from: &Path, to: PathBuf) -> io::Result<Self> {
+        let copy = Self(to);
+        copy_all(from, &copy.0)?;
+        Ok(copy)
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            tracing::warn!(path = %self.0.display(), %error, "a copy stays behind");
+        }
+    }
+}
+
+fn copy_all(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.metadata()?.is_dir() {
+            copy_all(&entry.path(), &to)?;
+        } else {
+            fs::copy(entry.path(), to)?;
+        }
+    }
+    Ok(())
 }
 
 /// What is there, how old it is, and what is given up.
