@@ -312,8 +312,5 @@ fn commands_on_all_metadata_are_understood() {
         "recover --data-dir d --yes",
         expect![[r#"Recover(RecoverArguments { data_dir: "d", peer_address: None, yes: true })"#]],
     );
-    check(
-        "recover --yes",
-        expect!["error: the following required arguments were not provided:"],
-    );
+    check("recover --yes", expect!["error: the following required arguments were not provided:"]);
 }
