@@ -106,7 +106,7 @@ async fn found(
 ) -> Result<(), torus_raft::Error> {
     let dir = &options.dir;
     let building = PathBuf::from(format!("{}.restoring", dir.display()));
-    if !RaftNode::is_pristine(dir)? {
+    if !RaftNode::is_pristine(options)? {
         return Err(torus_raft::Error::Foreign { dir: dir.clone() });
     }
     // What an attempt left that was interrupted.

@@ -44,7 +44,8 @@ impl Survivor {
     /// Reads the folder of a member that does not run.
     pub async fn read(dir: &Path) -> Result<Self, RecoverError> {
         let replica = Arc::new(Replica::new());
-        let remains = RaftNode::salvage(dir, Applier(Arc::clone(&replica))).await;
+        let remains =
+            RaftNode::salvage(&Options::new(dir, ""), Applier(Arc::clone(&replica))).await;
         let remains =
             remains.map_err(|source| RecoverError::Raft { dir: dir.to_owned(), source })?;
         let machine = replica.update(std::mem::take);

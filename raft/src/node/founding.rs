@@ -8,7 +8,6 @@
 //! log begins behind the old one's, with a snapshot: indices and terms go on growing.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -47,9 +46,9 @@ pub struct Remains {
 }
 
 impl RaftNode {
-    /// Whether a folder is missing or holds nothing of any group.
-    pub fn is_pristine(dir: impl AsRef<Path>) -> Result<bool, Error> {
-        let dir = dir.as_ref();
+    /// Whether the folder of `options` is missing or holds nothing of any group.
+    pub fn is_pristine(options: &Options) -> Result<bool, Error> {
+        let dir = &options.dir;
         if !Shelf::is_pristine(&snapshot_dir(dir)) {
             return Ok(false);
         }
@@ -60,11 +59,11 @@ impl RaftNode {
         Ok(database.identity()?.is_none() && database.is_pristine()?)
     }
 
-    /// Brings `app` to the state that a folder holds, on which no node may run: its snapshot, and
+    /// Brings `app` to the state that the folder of `options` holds, on which no node may run: its snapshot, and
     /// all entries of the log behind it. An error says what of it cannot be read; then `app` is of
     /// no use.
-    pub async fn salvage(dir: impl AsRef<Path>, app: impl StateMachine) -> Result<Remains, Error> {
-        let dir = dir.as_ref().to_owned();
+    pub async fn salvage(options: &Options, app: impl StateMachine) -> Result<Remains, Error> {
+        let dir = options.dir.clone();
         if !log_dir(&dir).exists() {
             return Err(Error::NotInitialized { dir });
         }
