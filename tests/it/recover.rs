@@ -68,13 +68,10 @@ fn one_of_three_members_begins_a_new_group_with_the_volumes_and_an_old_member_is
     assert!(said.stdout.contains("generation 2"), "{said}");
 
     cluster.restart(0);
-    let server = wait_until("the volume is served", BOUND, || cluster.try_serve("disk"));
-    let mut client = server.connect().unwrap();
-    let prefix = history.check(&mut client).unwrap();
-    assert_eq!(prefix.last, prefix.issued);
-    drop(client);
-    server.stop();
-    let after = cluster.ctl_json(&["metadata", "dump"]);
+    let after = wait_until("the group of one answers", BOUND, || {
+        let dump = cluster.ctl(&["--json", "metadata", "dump"]);
+        serde_json::from_str::<serde_json::Value>(&dump.stdout).map_err(|_| dump)
+    });
     assert_eq!((&after["cluster"], &after["generation"]), (&before["cluster"], &2.into()));
 
     // The member of old, where the group knew it, looks for others and finds the new group.
@@ -99,6 +96,18 @@ fn one_of_three_members_begins_a_new_group_with_the_volumes_and_an_old_member_is
     }
     cluster.ctl(&["peer", "add", "--all-peers"]).success();
     cluster.wait_for_repair();
+    let server = cluster.serve("disk");
+    let mut client = server.connect().unwrap();
+    let prefix = history.check(&mut client).unwrap();
+    assert_eq!(prefix.last, prefix.issued);
+    for _ in 0..100 {
+        history.write(&mut client, &mut random).unwrap();
+    }
+    history.flush(&mut client).unwrap();
+    drop(client);
+    server.stop();
+
+    // The one that was recovered is not needed any more.
     cluster.kill9(0);
     let server =
         wait_until("the volume is served without the first", BOUND, || cluster.try_serve("disk"));

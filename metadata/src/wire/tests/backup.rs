@@ -26,7 +26,7 @@ fn backup(machine: &Machine) -> Vec<u8> {
 fn golden_backup() {
     let mut machine = Machine::default();
     machine.change(1, fixtures::init()).unwrap();
-    expect![[""]].assert_eq(&hex(&backup(&machine)));
+    expect!["544f52555342414b010000001f0000000a10000000000000000000000000000000c1100118ac022004280530063802544f5255534d4453010000002c0000000a2a080112200a10000000000000000000000000000000c1108080201a086372632c62617365200150015801080000001206080110041802000000008815a87c5000000000000000c7cdbd60"].assert_eq(&hex(&backup(&machine)));
 }
 
 #[test]
@@ -69,4 +69,20 @@ fn a_state_of_a_later_feature_level_is_refused() {
     assert!(decode_proposal(&encode_proposal(Proposal::RaiseLevel(later))).is_err());
     let own = Proposal::RaiseLevel(FeatureLevel::OWN);
     assert_eq!(decode_proposal(&encode_proposal(own.clone())), Ok(own));
+}
+
+/// As it was written before there were generations and levels.
+#[test]
+fn an_older_snapshot_is_of_the_first_generation_and_level() {
+    let old = "544f5255534d445301000000280000000a26080112200a10000000000000000000000000000000c1\
+               108080201a086372632c62617365200108000000120608011004180200000000090dfc3b";
+    let bytes: Vec<u8> = (0..old.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&old[at..at + 2], 16).unwrap())
+        .collect();
+    let read = read_snapshot(&mut &*bytes).unwrap();
+    let mut machine = Machine::default();
+    machine.change(1, fixtures::init()).unwrap();
+    assert_eq!(read.state, machine.state);
+    assert_eq!((read.state.generation(), read.state.level()), (1, FeatureLevel(1)));
 }
