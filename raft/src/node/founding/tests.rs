@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 const GROUP: [u8; 16] = [9; 16];
 
-fn at(dir: &TempDir) -> Options {
+fn of(dir: &TempDir) -> Options {
     options(dir, "127.0.0.1:1", 10)
 }
 
@@ -33,7 +33,7 @@ async fn the_last_of_three_begins_a_group_to_which_others_come_and_from_which_ol
     let (dir, at) = third.stop().await;
 
     let list = List::default();
-    let remains = RaftNode::salvage(&at(&dir), list.clone()).await.unwrap();
+    let remains = RaftNode::salvage(&of(&dir), list.clone()).await.unwrap();
     assert_eq!(list.lines(), lines);
     assert_eq!(remains.identity, Identity::first(CLUSTER, 3));
     assert_eq!((Some(remains.last.index), remains.members.len()), (all, 3));
@@ -76,23 +76,23 @@ async fn the_last_of_three_begins_a_group_to_which_others_come_and_from_which_ol
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_a_folder_with_a_state_is_salvaged_and_only_a_pristine_one_is_founded_in() {
     let none = TempDir::new().unwrap();
-    assert!(RaftNode::is_pristine(&at(&none)).unwrap());
-    let missing = RaftNode::salvage(&at(&none), List::default()).await;
+    assert!(RaftNode::is_pristine(&of(&none)).unwrap());
+    let missing = RaftNode::salvage(&of(&none), List::default()).await;
     assert!(matches!(missing, Err(Error::NotInitialized { .. })), "{missing:?}");
 
     let joined = Member::start(How::Join(4), 10).await.unwrap();
     let (dir, _) = joined.stop().await;
-    assert!(!RaftNode::is_pristine(&at(&dir)).unwrap());
-    let empty = RaftNode::salvage(&at(&dir), List::default()).await;
+    assert!(!RaftNode::is_pristine(&of(&dir)).unwrap());
+    let empty = RaftNode::salvage(&of(&dir), List::default()).await;
     assert!(matches!(empty, Err(Error::Empty { .. })), "{empty:?}");
     let identity = Identity { cluster: CLUSTER, group: GROUP, node: 90 };
     let list = List::default();
-    let used = RaftNode::found(&at(&dir), identity, Position::default(), list.snapshot()).await;
+    let used = RaftNode::found(&of(&dir), identity, Position::default(), list.snapshot()).await;
     assert!(matches!(used, Err(Error::NotPristine { .. })), "{used:?}");
 
     let alone = Member::start(How::Bootstrap, 10).await.unwrap();
     alone.node.write("panic", SOON).await.unwrap_err();
     let (dir, _) = alone.stop().await;
-    let unreadable = RaftNode::salvage(&at(&dir), List::default()).await;
+    let unreadable = RaftNode::salvage(&of(&dir), List::default()).await;
     assert!(matches!(unreadable, Err(Error::Unreadable { .. })), "{unreadable:?}");
 }
