@@ -95,7 +95,13 @@ fn one_of_three_members_begins_a_new_group_with_the_volumes_and_an_old_member_is
         cluster.ctl(&["peer", "remove", "--force", id]).success();
     }
     cluster.ctl(&["peer", "add", "--all-peers"]).success();
-    cluster.wait_for_repair();
+    // Three copies on three peers: each has all.
+    wait_until("the newcomers hold all blocks", BOUND, || {
+        let up = cluster.peers().into_iter().filter(|peer| peer["state"] == "up");
+        let used: Vec<_> = up.filter_map(|peer| peer["used"].as_u64()).collect();
+        let all = used.len() == 3 && used.iter().all(|bytes| *bytes == used[0]);
+        if all && used[0] > 0 { Ok(()) } else { Err(format!("{used:?}")) }
+    });
     let server = cluster.serve("disk");
     let mut client = server.connect().unwrap();
     let prefix = history.check(&mut client).unwrap();
