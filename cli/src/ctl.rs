@@ -16,7 +16,9 @@ mod export;
 mod import;
 mod init;
 mod member;
+mod metadata;
 mod peer;
+mod recover;
 mod ring;
 mod snapshot;
 mod status;
@@ -57,6 +59,8 @@ async fn execute(arguments: &Arguments) -> Result<Report, Failure> {
         Command::Snapshot(command) => snapshot::run(&cluster, command).await,
         Command::Block(BlockCommand::Create(volume)) => volume::create(&cluster, volume).await,
         Command::Block(BlockCommand::Snapshot(command)) => snapshot::run(&cluster, command).await,
+        Command::Metadata(command) => metadata::run(&cluster, command).await,
+        Command::Recover(arguments) => recover::run(arguments).await,
         Command::Status => status::run(&cluster).await,
         Command::Version => Ok(version()),
         Command::Completion { shell } => Ok(completion(*shell)),

@@ -115,6 +115,7 @@ async fn serve(arguments: Arguments, data: &Arc<DataThreads>) -> Result<(), Fail
         address: arguments.peer_address.to_string(),
         peer: identity.peer(),
         join: arguments.join.iter().map(Address::to_string).collect(),
+        blocks_of: identity.cluster()?,
     })
     .await?;
     tracing::info!(peer = %identity.peer(), address = %arguments.peer_address, "torusd is up");

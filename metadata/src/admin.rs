@@ -1,5 +1,6 @@
 //! Forming and changing the group of members, as `torusctl` and the daemons ask for it.
 
+mod backup;
 mod client;
 mod error;
 
@@ -8,7 +9,7 @@ use std::fmt;
 use torus_blockstore::BlockSpec;
 use uuid::Uuid;
 
-use crate::{NodeId, Revision, RingKind};
+use crate::{FeatureLevel, NodeId, Revision, RingKind};
 
 pub use client::AdminClient;
 pub use error::AdminError;
@@ -35,10 +36,22 @@ pub struct Initialised {
     pub peers: u32,
 }
 
+/// A cluster whose metadata goes on from a backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restored {
+    pub cluster: Uuid,
+    /// Counts the groups that have gone on with its state.
+    pub generation: u64,
+    /// The first member.
+    pub node: NodeId,
+}
+
 /// A place in the Raft group of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Membership {
     pub cluster: Uuid,
+    /// The group that keeps its metadata now.
+    pub group: Uuid,
     pub node: NodeId,
 }
 
@@ -75,6 +88,11 @@ pub struct GroupMember {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupStatus {
     pub cluster: Uuid,
+    /// Counts the groups that have gone on with the cluster's state; 0 where it is not known yet.
+    pub generation: u64,
+    /// The commands that the cluster can use, and those that the answering member knows.
+    pub level: FeatureLevel,
+    pub known_level: FeatureLevel,
     /// The member that answered.
     pub node: NodeId,
     pub term: u64,

@@ -1,11 +1,13 @@
 //! What can be asked of the metadata service: commands change the state through the log, queries
 //! read it.
 
+use std::ops::RangeInclusive;
+
 use torus_blockstore::{BlockSpec, Epoch, INodeIndex, PeerId, VolumeId};
 
 use crate::{
-    AskId, GlobalMetadata, Head, NodeId, Peer, Refusal, Revision, Ring, RingVersion, Session,
-    SessionId, SnapshotId, Task, Volume, Window,
+    AskId, FeatureLevel, GlobalMetadata, Head, NodeId, Peer, Refusal, Revision, Ring, RingVersion,
+    Session, SessionId, SnapshotId, Task, Volume, Window,
 };
 
 /// A change of the state.
@@ -158,6 +160,8 @@ pub enum Command {
         ask: AskId,
         error: String,
     },
+    /// Lets the peers delete the blocks of volumes that only a former generation knew.
+    ForgetLostVolumes,
 }
 
 /// A command that took effect.
@@ -204,15 +208,20 @@ pub enum Query {
 #[expect(clippy::large_enum_variant, reason = "moved once a question")]
 pub enum Answer {
     /// `None` before `init`. `volumes_minted` is the highest volume ID ever given: an ID up to it
-    /// that names no volume belonged to a deleted one.
+    /// that names no volume belonged to a deleted one, unless it is lost. `generation` counts the
+    /// groups that have gone on with the state.
     Cluster {
         global: Option<GlobalMetadata>,
         volumes_minted: u64,
+        generation: u64,
+        level: FeatureLevel,
         revision: Revision,
     },
+    /// `lost`: IDs that a former generation may have given, to volumes that are not known.
     Volumes {
         volumes: Vec<Volume>,
         volumes_minted: u64,
+        lost: Vec<RangeInclusive<u64>>,
         revision: Revision,
     },
     Volume {

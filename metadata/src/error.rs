@@ -3,7 +3,7 @@
 
 use torus_blockstore::{Epoch, VolumeId};
 
-use crate::{Revision, RingVersion};
+use crate::{FeatureLevel, Revision, RingVersion};
 
 /// A command that the state machine did not carry out; nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -72,6 +72,11 @@ pub enum Refusal {
     Shrinks,
     #[error("this was not asked, or was answered or withdrawn")]
     NoSuchAsk,
+    /// Some member is of a version that does not know the command.
+    #[error(
+        "this needs feature level {needed}, and the cluster is at {present}: every member must run a version that has it"
+    )]
+    Level { needed: FeatureLevel, present: FeatureLevel },
 }
 
 /// A failed call of the metadata service.

@@ -11,6 +11,7 @@
 
 mod command;
 mod error;
+mod level;
 mod model;
 mod reasons;
 mod service;
@@ -26,6 +27,7 @@ mod planted;
 mod replica;
 
 mod admin;
+mod backup;
 mod client;
 mod dial;
 mod follow;
@@ -44,17 +46,19 @@ mod fixtures;
 
 pub use admin::{
     AdminClient, AdminError, GroupMember, GroupRole, GroupStatus, InitOptions, Initialised,
-    Membership,
+    Membership, Restored,
 };
+pub use backup::{Backup, BackupError, BackupInfo};
 pub use client::Client;
 pub use command::{Answer, Applied, Command, Event, EventKind, Outcome, Query, Response};
 pub use dial::Dial;
 pub use error::{Error, Refusal};
 pub use follow::{Followed, follow};
+pub use level::FeatureLevel;
 #[cfg(feature = "member")]
 pub use member::{
-    Change, Entries, Member, MemberOptions, MemberState, Pace, Records, StartError, Storage,
-    Timing, Tuning,
+    Change, Entries, FormerGeneration, Member, MemberOptions, MemberState, Pace, Records,
+    RecoverError, Refounded, StartError, Storage, Survivor, Timing, Tuning,
 };
 pub use model::{
     Ask, AskAnswer, AskId, GlobalMetadata, Head, Lock, LogPosition, NodeId, Parent, Peer, Revision,

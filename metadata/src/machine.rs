@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use crate::dedupe::Answered;
 use crate::history::History;
 use crate::planted::{Planted, is_planted};
-use crate::{Applied, Command, Event, Outcome, Response, Revision, SessionId, State};
+use crate::{Applied, Command, Event, FeatureLevel, Outcome, Response, Revision, SessionId, State};
 
 /// Identifies one request of one client: a client gives each new request a higher sequence, and
 /// the same to a repetition.
@@ -39,6 +39,8 @@ pub(crate) enum Proposal {
         tenure: Tenure,
         sessions: Vec<SessionId>,
     },
+    /// All members know the commands of this level.
+    RaiseLevel(FeatureLevel),
 }
 
 /// The replicated state machine of one member.
@@ -55,6 +57,12 @@ impl Machine {
     pub(crate) fn restored(state: State, answered: Answered, tenure: Tenure) -> Self {
         let history = History::starting_at(state.revision());
         Self { state, answered, tenure, history }
+    }
+
+    /// The same, as another group goes on with it.
+    pub(crate) fn reborn(mut self) -> Self {
+        self.state.begin_generation();
+        Self::restored(self.state, self.answered, self.tenure)
     }
 
     /// Applies the log entry at `index`.
@@ -78,6 +86,10 @@ impl Machine {
                 self.change(index, Command::ExpireSessions(sessions))
             }
             Proposal::Expire { .. } => self.done(),
+            Proposal::RaiseLevel(level) => {
+                self.state.level = self.state.level.max(level);
+                self.done()
+            }
         }
     }
 

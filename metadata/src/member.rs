@@ -6,12 +6,14 @@
 //! the group is in reach.
 
 mod admin;
+mod backup;
 mod core;
 mod gate;
 mod group;
 mod lifecycle;
 mod machine;
 mod promotion;
+mod recovery;
 mod reign;
 #[cfg(test)]
 #[cfg(feature = "raft")]
@@ -32,8 +34,9 @@ use self::core::Core;
 use crate::serve::Backend;
 use crate::wire::proto::admin_server::AdminServer;
 use crate::wire::{Image, write_snapshot};
-use crate::{Client, Dial, MetadataService, NodeId, serve};
+use crate::{Client, Dial, FeatureLevel, MetadataService, NodeId, serve};
 
+pub use recovery::{RecoverError, Refounded, Survivor};
 pub use torus_raft::{Change, Entries, Pace, Records, Storage, Timing};
 
 /// How long a node that was opened may take to tell the membership that it has on its disk.
@@ -54,6 +57,8 @@ pub struct MemberOptions {
     /// Addresses of members of the cluster to join; empty: wait for `init`. Without effect once the
     /// folder belongs to a cluster.
     pub join: Vec<String>,
+    /// The cluster of the blocks that the daemon keeps, if it has any.
+    pub blocks_of: Option<Uuid>,
 }
 
 /// What all members of a group should agree on, though nothing breaks if they do not.
@@ -69,6 +74,8 @@ pub struct Tuning {
     pub storage: Arc<dyn Storage>,
     /// How other daemons are reached.
     pub dial: Dial,
+    /// The commands that the member says it knows.
+    pub level: FeatureLevel,
 }
 
 #[cfg(feature = "raft")]
@@ -89,6 +96,7 @@ impl Tuning {
             keep_entries: options.keep_entries,
             storage: options.storage,
             dial: Dial::default(),
+            level: FeatureLevel::OWN,
         }
     }
 }
@@ -122,6 +130,21 @@ pub enum StartError {
          remove it with 'torusctl member remove' and let it join again with an empty folder"
     )]
     Address { known: String, given: String },
+}
+
+/// Another group has gone on with the cluster's metadata: this member is of the past.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the metadata of this daemon is of generation {own}, and the cluster has gone on in generation \
+     {present} at {address}; move {} away and start the daemon with --join {address}: it becomes a \
+     new member, and keeps its blocks",
+    .dir.display()
+)]
+pub struct FormerGeneration {
+    pub own: u64,
+    pub present: u64,
+    pub address: String,
+    pub dir: PathBuf,
 }
 
 /// A daemon's member of the metadata group.

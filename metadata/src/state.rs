@@ -12,6 +12,7 @@ mod asks;
 mod clones;
 mod locks;
 mod peers;
+mod rebirth;
 mod rings;
 mod sessions;
 mod snapshots;
@@ -21,12 +22,13 @@ mod volumes;
 mod writers;
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use torus_blockstore::{PeerId, VolumeId};
 
 use crate::{
-    Answer, Applied, Command, Event, GlobalMetadata, NodeId, Outcome, Peer, Query, Refusal,
-    Response, Revision, Ring, RingVersion, Session, SessionId, Volume,
+    Answer, Applied, Command, Event, FeatureLevel, GlobalMetadata, NodeId, Outcome, Peer, Query,
+    Refusal, Response, Revision, Ring, RingVersion, Session, SessionId, Volume,
 };
 
 /// The metadata of one cluster.
@@ -48,6 +50,13 @@ pub struct State {
     /// The newest identity in the Raft group that each peer was given.
     pub(crate) nodes: BTreeMap<PeerId, NodeId>,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
+    /// Counts the groups that have gone on with this state; 0 before `init`.
+    pub(crate) generation: u64,
+    /// All members know the commands up to this level.
+    pub(crate) level: FeatureLevel,
+    /// Volume IDs that a former generation may have given: whether there are such volumes, and what
+    /// became of them, is not known.
+    pub(crate) lost: Vec<RangeInclusive<u64>>,
 }
 
 /// A command that was not refused.
@@ -94,11 +103,14 @@ impl State {
             Query::Cluster => Answer::Cluster {
                 global: self.global.clone(),
                 volumes_minted: self.volumes_minted,
+                generation: self.generation,
+                level: self.level,
                 revision,
             },
             Query::Volumes => Answer::Volumes {
                 volumes: self.volumes.values().cloned().collect(),
                 volumes_minted: self.volumes_minted,
+                lost: self.lost.clone(),
                 revision,
             },
             Query::VolumeByName(name) => {
@@ -126,6 +138,16 @@ impl State {
         self.revision
     }
 
+    /// The level of the commands that can be given.
+    pub fn level(&self) -> FeatureLevel {
+        self.level
+    }
+
+    /// Counts the groups that have gone on with this state.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// The sessions that live.
     pub fn sessions(&self) -> impl Iterator<Item = &Session> {
         self.sessions.values()
@@ -139,6 +161,10 @@ impl State {
         );
         if self.global.is_none() && !any_time {
             return Err(Refusal::NotInitialised);
+        }
+        let needed = command.level();
+        if needed > self.level {
+            return Err(Refusal::Level { needed, present: self.level });
         }
         match command {
             Command::Init { global, ring } => self.init(global, ring),
@@ -193,6 +219,7 @@ impl State {
             Command::RefuseAsk { volume, epoch, ask, error } => {
                 self.refuse_ask(volume, epoch, ask, error)
             }
+            Command::ForgetLostVolumes => self.forget_lost_volumes(),
         }
     }
 
@@ -210,6 +237,7 @@ impl State {
         self.ring = ring.version;
         self.rings.insert(ring.version, ring.clone());
         self.global = Some(global.clone());
+        self.generation = 1;
         Change::done(vec![Event::Initialised(global), Event::RingChanged(ring)])
     }
 

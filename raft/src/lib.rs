@@ -32,7 +32,7 @@ pub use error::{
 #[cfg(feature = "rocksdb")]
 pub use log::RocksStorage;
 pub use machine::{SnapshotWriter, StateMachine};
-pub use node::RaftNode;
+pub use node::{Position, RaftNode, Remains};
 pub use options::{Identity, Options, Timing};
 pub use status::{Leadership, Member, Role, Status};
 pub use storage::{Change, Entries, Pace, Records, Storage};

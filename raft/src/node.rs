@@ -1,8 +1,9 @@
 //! One member of a Raft group: starts, writes, reads, stops.
 //!
-//! [`membership`] changes the group, [`reads`] batches linearizable reads, [`monitor`] watches for
+//! [`founding`] begins one anew from an old state, [`membership`] changes the group, [`reads`] batches linearizable reads, [`monitor`] watches for
 //! a change of leader and for a disk that no longer works.
 
+mod founding;
 mod membership;
 mod monitor;
 mod reads;
@@ -28,6 +29,7 @@ use crate::status::{Leadership, Status};
 use crate::storage::{Blocking, Storage};
 use crate::transport::{Channels, Receiver, Transport};
 use crate::{apply, status};
+pub use founding::{Position, Remains};
 use monitor::DiskLimits;
 use reads::Reads;
 
@@ -51,6 +53,7 @@ pub struct RaftNode {
     shelf: Arc<Shelf>,
     reads: Reads,
     room: Semaphore,
+    channels: Channels,
     leadership: watch::Receiver<Leadership>,
     failure: watch::Receiver<Option<Failure>>,
     tasks: Vec<JoinHandle<()>>,
@@ -86,7 +89,7 @@ impl RaftNode {
         if let Some((found, _)) = stores.found {
             return Err(Error::NotPristine { dir: options.dir, found });
         }
-        let identity = Identity { cluster, node: FOUNDER };
+        let identity = Identity::first(cluster, FOUNDER);
         stores.database.set_identity(identity, Founding::Bootstrap)?;
         let node = Self::start(options, engine, identity, stores.database, app).await?;
         node.initialize().await?;
@@ -192,6 +195,12 @@ impl RaftNode {
         Status::of(&self.metrics(), &self.options.address)
     }
 
+    /// Whether another node has refused a message as not meant for it since this was asked last:
+    /// it belongs to another group, or is another node, than this one believes.
+    pub fn was_refused(&self) -> bool {
+        self.channels.take_refused()
+    }
+
     /// Follows who leads.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership.clone()
@@ -261,7 +270,7 @@ impl RaftNode {
         let pace = options.storage.pace();
         let how = Blocking::of(&*options.storage);
         let open = move || -> Result<(LogStore, Arc<Shelf>), Error> {
-            let shelf = Shelf::open(&dir, identity.cluster, how)?;
+            let shelf = Shelf::open(&dir, identity.group, how)?;
             let log = LogStore::open(database, pace)?;
             no_gap(&log, &shelf)?;
             Ok((log, Arc::new(shelf)))
@@ -275,10 +284,22 @@ impl RaftNode {
                 .map_err(|err| start_error(err.into()))?;
         let (leadership, leadership_task) = monitor::leadership(&raft);
         let (failure, failure_task) = monitor::failure(&raft, log.health(), DiskLimits::default());
-        let reads = Reads::start(raft.clone(), channels);
+        let reads = Reads::start(raft.clone(), channels.clone());
         let tasks = vec![leadership_task, failure_task];
         let room = Semaphore::new(ROOM);
-        Ok(Self { identity, options, raft, log, shelf, reads, room, leadership, failure, tasks })
+        Ok(Self {
+            identity,
+            options,
+            raft,
+            log,
+            shelf,
+            reads,
+            room,
+            channels,
+            leadership,
+            failure,
+            tasks,
+        })
     }
 
     /// Writes the first membership, this node alone, and waits until it leads.

@@ -13,10 +13,22 @@ use crate::storage::Storage;
 /// vote again in terms that it has forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The group, a random number minted at bootstrap.
+    /// The application's name for what the group keeps; it stays when another group goes on with
+    /// an old state.
     pub cluster: [u8; 16],
+    /// The group: the cluster's name for the first one, a random number for one that was
+    /// [founded](crate::RaftNode::found) on an old state. Members of different groups refuse each
+    /// other.
+    pub group: [u8; 16],
     /// The member, at least 1.
     pub node: u64,
+}
+
+impl Identity {
+    /// A node of a cluster's first group.
+    pub fn first(cluster: [u8; 16], node: u64) -> Self {
+        Self { cluster, group: cluster, node }
+    }
 }
 
 /// What one node needs besides its identity.

@@ -10,19 +10,23 @@
 )]
 #![expect(clippy::print_stdout, reason = "a test prints what it measured")]
 
+mod backup;
 mod bad_input;
 mod client_crash;
 mod clients;
 mod clones;
+mod crash_points;
 mod daemon_crash;
 mod damage;
 mod fill;
+mod golden;
 mod harness;
 mod kill_all;
 mod leader_loss;
 mod load;
 mod metadata;
 mod openers;
+mod recover;
 mod refused;
 mod resize;
 mod ring_change;

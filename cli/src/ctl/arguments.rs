@@ -1,5 +1,6 @@
 //! What `torusctl` can be asked.
 
+mod metadata;
 mod volumes;
 
 use std::convert::Infallible;
@@ -13,6 +14,7 @@ use torus_metadata::{NodeId, RingKind};
 use crate::address::{Address, AddressError};
 use crate::size::Bytes;
 
+pub(super) use metadata::{MetadataCommand, RecoverArguments};
 pub(super) use volumes::{
     BlockCommand, Export, Format, Import, Layers, NewVolume, SnapshotCommand, VolumeCommand,
 };
@@ -68,6 +70,11 @@ pub(super) enum Command {
     /// Block volumes.
     #[command(subcommand)]
     Block(BlockCommand),
+    /// The metadata of the cluster as a whole.
+    #[command(subcommand)]
+    Metadata(MetadataCommand),
+    /// Begin a new group with what one member has, when the majority is lost for good.
+    Recover(RecoverArguments),
     /// How the cluster is, and what to do about what is wrong.
     Status,
     /// The version of this program.

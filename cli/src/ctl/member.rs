@@ -131,7 +131,7 @@ async fn resolve(cluster: &Cluster, name: &MemberName) -> Result<NodeId, Failure
 pub(super) mod tests {
     use super::*;
     use expect_test::expect;
-    use torus_metadata::{GroupMember, Revision};
+    use torus_metadata::{FeatureLevel, GroupMember, Revision};
     use uuid::Uuid;
 
     /// Members 1 to 3, of which 1 leads and answers; 3 is a learner that is behind.
@@ -159,6 +159,9 @@ pub(super) mod tests {
             sessions: 0,
             members,
             joint: false,
+            generation: 1,
+            level: FeatureLevel(2),
+            known_level: FeatureLevel(2),
         };
         survey(&status, up)
     }

@@ -1,7 +1,7 @@
 //! `torusctl volume`.
 
 mod change;
-mod show;
+pub(super) mod show;
 
 use serde_json::json;
 use torus_blockstore::{BlockLayer, BlockLayerKind, BlockSpec};

@@ -24,8 +24,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A client of the daemons' administration.
 #[derive(Clone, Debug)]
 pub struct AdminClient {
-    addresses: Vec<String>,
-    dial: Dial,
+    pub(super) addresses: Vec<String>,
+    pub(super) dial: Dial,
 }
 
 impl AdminClient {
@@ -181,7 +181,7 @@ enum Request {
 }
 
 /// Why a daemon gave no answer.
-enum Missed {
+pub(super) enum Missed {
     Status(Box<Status>),
     Timeout,
     Malformed(Malformed),
@@ -202,15 +202,15 @@ impl From<Malformed> for Missed {
 
 /// The daemons that gave no answer.
 #[derive(Default)]
-struct Silent {
-    tried: Vec<String>,
+pub(super) struct Silent {
+    pub(super) tried: Vec<String>,
     source: Option<Status>,
     /// A member answered, but nobody leads.
     leaderless: bool,
 }
 
 impl Silent {
-    fn note(&mut self, address: &str, missed: Missed) -> Result<(), AdminError> {
+    pub(super) fn note(&mut self, address: &str, missed: Missed) -> Result<(), AdminError> {
         match missed {
             Missed::Status(status) => self.source = Some(*status),
             Missed::Timeout => {}
@@ -225,7 +225,7 @@ impl Silent {
         Ok(())
     }
 
-    fn error(self) -> AdminError {
+    pub(super) fn error(self) -> AdminError {
         let source = self.source.map(call_failed);
         AdminError::Unavailable { tried: self.tried.join(", "), source }
     }
@@ -241,7 +241,10 @@ async fn init_at(
     Ok(reply.try_into()?)
 }
 
-async fn status_of(dial: &Dial, address: &str) -> Result<Result<GroupStatus, Denied>, Missed> {
+pub(super) async fn status_of(
+    dial: &Dial,
+    address: &str,
+) -> Result<Result<GroupStatus, Denied>, Missed> {
     let mut stub = stub(dial, address)?;
     let reply = within(STATUS_ATTEMPT, stub.status(proto::Nothing {})).await?;
     Ok(reply.try_into()?)
@@ -277,7 +280,7 @@ async fn send(
     Ok(reply.try_into()?)
 }
 
-async fn within<T>(
+pub(super) async fn within<T>(
     patience: Duration,
     call: impl Future<Output = Result<tonic::Response<T>, Status>>,
 ) -> Result<T, Missed> {
@@ -287,7 +290,7 @@ async fn within<T>(
     }
 }
 
-fn stub(dial: &Dial, address: &str) -> Result<Stub<Channel>, Missed> {
+pub(super) fn stub(dial: &Dial, address: &str) -> Result<Stub<Channel>, Missed> {
     Ok(Stub::new(dial.channel(address).ok_or(Missed::Address)?))
 }
 

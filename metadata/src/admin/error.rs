@@ -4,7 +4,7 @@ use torus_blockstore::PeerId;
 use uuid::Uuid;
 
 use crate::wire::Failure;
-use crate::{NodeId, Refusal};
+use crate::{FeatureLevel, NodeId, Refusal};
 
 /// A failed call of a daemon's administration.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +37,18 @@ pub enum AdminError {
     /// The daemon that was to be invited is down or elsewhere.
     #[error("the daemon at {address} cannot be reached by the cluster")]
     Unreachable { address: String },
+    #[error("the daemon at {address} cannot use the backup: {why}")]
+    UnusableBackup { address: String, why: String },
+    /// Its blocks would be lost to the cluster that they are of.
+    #[error(
+        "the daemon at {address} has blocks of cluster {found}, which is another one than the backup's"
+    )]
+    OtherCluster { address: String, found: Uuid },
+    #[error(
+        "the daemon at {address} knows feature level {known}, and the cluster is at {needed} \
+         already: it needs a newer version of Torus"
+    )]
+    Level { address: String, known: FeatureLevel, needed: FeatureLevel },
     /// The state machine's answer.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -57,6 +69,9 @@ pub(crate) enum Denied {
     LastVoter,
     Unreachable(String),
     AddressTaken(String),
+    UnusableBackup(String),
+    OtherCluster(Uuid),
+    Level { known: FeatureLevel, needed: FeatureLevel },
 }
 
 impl From<Failure> for Denied {
@@ -82,6 +97,9 @@ impl Denied {
             Self::LastVoter => AdminError::LastVoter,
             Self::Unreachable(address) => AdminError::Unreachable { address },
             Self::AddressTaken(address) => AdminError::AddressTaken { address },
+            Self::UnusableBackup(why) => AdminError::UnusableBackup { address, why },
+            Self::OtherCluster(found) => AdminError::OtherCluster { address, found },
+            Self::Level { known, needed } => AdminError::Level { address, known, needed },
         }
     }
 }
@@ -91,4 +109,5 @@ impl Denied {
 pub(crate) struct Applicant {
     pub(crate) peer: PeerId,
     pub(crate) address: String,
+    pub(crate) level: FeatureLevel,
 }

@@ -20,6 +20,7 @@ use super::lifecycle::Order;
 use super::machine::Applier;
 use super::reign::{self, Reign};
 use super::{MemberOptions, MemberState, Tuning, group, touch};
+use crate::admin::Membership;
 use crate::deadlines::Heard;
 use crate::machine::{Proposal, RequestId};
 use crate::planted::{Planted, is_planted};
@@ -156,6 +157,12 @@ impl Core {
         Uuid::from_bytes(node.identity().cluster)
     }
 
+    /// A place in the group of `node`.
+    pub(super) fn place(&self, node: &RaftNode, id: NodeId) -> Membership {
+        let group = Uuid::from_bytes(node.identity().group);
+        Membership { cluster: self.cluster(node), group, node: id }
+    }
+
     /// Gives the leadership to another voter, if this member has it.
     pub(super) async fn hand_over(&self) {
         if let Some(node) = self.node()
@@ -290,7 +297,7 @@ impl Backend for Core {
 }
 
 /// Waits until everything that was committed is applied here.
-async fn linearize(node: &RaftNode) -> Result<(), Failure> {
+pub(super) async fn linearize(node: &RaftNode) -> Result<(), Failure> {
     node.linearize(PATIENCE).await.map_err(|_| Failure::Unavailable)
 }
 

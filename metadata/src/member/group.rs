@@ -10,6 +10,7 @@ use torus_raft::{MemberError, RaftNode, Role, Status};
 use super::core::{Core, not_leader};
 use super::promotion::Electorate;
 use crate::admin::{AdminClient, Applicant, Denied, Membership};
+use crate::machine::Proposal;
 use crate::wire::Failure;
 use crate::{Command, Error, MetadataService, NodeId, Outcome};
 
@@ -31,6 +32,7 @@ pub(super) async fn tend(core: Arc<Core>, node: Arc<RaftNode>) {
         tokio::time::sleep(EVERY).await;
         if let Ok(_turn) = core.turn.acquire().await {
             promote(&core, &node).await;
+            raise_level(&core, &node).await;
         }
     }
 }
@@ -47,6 +49,30 @@ async fn promote(core: &Core, node: &RaftNode) {
     match node.set_voters(voters.clone()).await {
         Ok(()) => tracing::info!(?voters, "the group has these voters now"),
         Err(err) => tracing::debug!(?voters, error = %err, "the voters were not changed"),
+    }
+}
+
+/// Lets the cluster use the commands that all its members know, if they are more than before.
+async fn raise_level(core: &Core, node: &RaftNode) {
+    let present = core.replica.read().state.level();
+    let mut common = core.tuning.level;
+    for member in node.status().members {
+        if common <= present {
+            return;
+        }
+        if member.node != node.identity().node {
+            match AdminClient::probe(&core.tuning.dial, &member.address).await {
+                Some(Ok(found)) if found.node == NodeId(member.node) => {
+                    common = common.min(found.known_level);
+                }
+                // What it knows is not known.
+                _ => return,
+            }
+        }
+    }
+    // Those taken in later have to know as much: `join` waits for this turn.
+    if common > present && core.propose(node, Proposal::RaiseLevel(common)).await.is_ok() {
+        tracing::info!(level = %common, "all members know the commands of this feature level");
     }
 }
 
@@ -89,6 +115,7 @@ pub(super) async fn join(core: &Arc<Core>, applicant: Applicant) -> Result<Membe
             return Err(Denied::AddressTaken(applicant.address));
         }
     }
+    knows_enough(core, &applicant)?;
     let known = core.replica.read().state.nodes.get(&applicant.peer).copied();
     let allocate = Command::AllocateNode { peer: applicant.peer };
     let id = match core.client().execute(allocate).await {
@@ -100,6 +127,8 @@ pub(super) async fn join(core: &Arc<Core>, applicant: Applicant) -> Result<Membe
         Err(_) => return Err(Failure::Unavailable.into()),
     };
     let turn = core.turn.acquire().await.map_err(|_| Failure::Unavailable)?;
+    // Looked at again now that nobody can raise it.
+    knows_enough(core, &applicant)?;
     insist(|| node.add_learner(id.0, applicant.address.clone())).await?;
     tracing::info!(peer = %applicant.peer, node = %id, address = applicant.address, "taken in");
     drop(turn);
@@ -112,7 +141,13 @@ pub(super) async fn join(core: &Arc<Core>, applicant: Applicant) -> Result<Membe
             retire(core, NodeId(old.node)).await?;
         }
     }
-    Ok(Membership { cluster: core.cluster(&node), node: id })
+    Ok(core.place(&node, id))
+}
+
+/// Refuses a daemon that could meet commands which it does not know.
+fn knows_enough(core: &Core, applicant: &Applicant) -> Result<(), Denied> {
+    let (known, needed) = (applicant.level, core.replica.read().state.level());
+    if known < needed { Err(Denied::Level { known, needed }) } else { Ok(()) }
 }
 
 /// Whether it is this member, or answers by its name.
@@ -162,7 +197,7 @@ pub(super) async fn remove(core: &Core, id: NodeId) -> Result<Membership, Denied
     }
     insist(|| node.remove(id.0)).await?;
     tracing::info!(node = %id, "removed from the group");
-    Ok(Membership { cluster: core.cluster(&node), node: id })
+    Ok(core.place(&node, id))
 }
 
 /// Hands the leadership over; answers who leads then.
@@ -178,7 +213,7 @@ pub(super) async fn transfer(core: &Core, to: Option<NodeId>) -> Result<Membersh
         });
     }
     let leader = node.leadership().borrow().leader.clone().ok_or(Failure::Unavailable)?;
-    Ok(Membership { cluster: core.cluster(&node), node: NodeId(leader.node) })
+    Ok(core.place(&node, NodeId(leader.node)))
 }
 
 fn leads(node: &RaftNode) -> Result<(), Failure> {

@@ -1,7 +1,11 @@
 //! Questions, answers and events.
 
+use std::ops::RangeInclusive;
+
 use super::{Malformed, all, optional, peer_id, proto, required, volume_id};
-use crate::{Answer, Event, EventKind, Query, Revision, RingVersion, SessionId, WatchItem};
+use crate::{
+    Answer, Event, EventKind, FeatureLevel, Query, Revision, RingVersion, SessionId, WatchItem,
+};
 
 impl From<Query> for proto::Query {
     fn from(query: Query) -> Self {
@@ -39,17 +43,37 @@ impl TryFrom<proto::Query> for Query {
     }
 }
 
+impl From<RangeInclusive<u64>> for proto::VolumeIds {
+    fn from(ids: RangeInclusive<u64>) -> Self {
+        let (first, last) = ids.into_inner();
+        Self { first, last }
+    }
+}
+
+impl TryFrom<proto::VolumeIds> for RangeInclusive<u64> {
+    type Error = Malformed;
+
+    fn try_from(ids: proto::VolumeIds) -> Result<Self, Malformed> {
+        if ids.first > ids.last {
+            return Err(Malformed { what: "a range of volume IDs" });
+        }
+        Ok(ids.first..=ids.last)
+    }
+}
+
 impl From<Answer> for proto::Answer {
     fn from(answer: Answer) -> Self {
         use proto::answer::{self, Kind};
         let (revision, kind) = match answer {
-            Answer::Cluster { global, volumes_minted, revision } => {
-                let global = global.map(Into::into);
-                (revision, Kind::Cluster(answer::Cluster { global, volumes_minted }))
+            Answer::Cluster { global, volumes_minted, generation, level, revision } => {
+                let (global, level) = (global.map(Into::into), level.0);
+                let cluster = answer::Cluster { global, volumes_minted, generation, level };
+                (revision, Kind::Cluster(cluster))
             }
-            Answer::Volumes { volumes, volumes_minted, revision } => {
+            Answer::Volumes { volumes, volumes_minted, lost, revision } => {
                 let volumes = volumes.into_iter().map(Into::into).collect();
-                (revision, Kind::Volumes(answer::Volumes { volumes, volumes_minted }))
+                let lost = lost.into_iter().map(Into::into).collect();
+                (revision, Kind::Volumes(answer::Volumes { volumes, volumes_minted, lost }))
             }
             Answer::Volume { volume, revision } => {
                 (revision, Kind::Volume(answer::OneVolume { volume: volume.map(Into::into) }))
@@ -77,11 +101,14 @@ impl TryFrom<proto::Answer> for Answer {
         use proto::answer::{self, Kind};
         let revision = Revision(answer.revision);
         Ok(match required(answer.kind, "an answer")? {
-            Kind::Cluster(answer::Cluster { global, volumes_minted }) => {
-                Self::Cluster { global: optional(global)?, volumes_minted, revision }
+            Kind::Cluster(answer::Cluster { global, volumes_minted, generation, level }) => {
+                let level = FeatureLevel::from_wire(level);
+                let global = optional(global)?;
+                Self::Cluster { global, volumes_minted, generation, level, revision }
             }
-            Kind::Volumes(answer::Volumes { volumes, volumes_minted }) => {
-                Self::Volumes { volumes: all(volumes)?, volumes_minted, revision }
+            Kind::Volumes(answer::Volumes { volumes, volumes_minted, lost }) => {
+                let (volumes, lost) = (all(volumes)?, all(lost)?);
+                Self::Volumes { volumes, volumes_minted, lost, revision }
             }
             Kind::Volume(one) => Self::Volume { volume: optional(one.volume)?, revision },
             Kind::Ring(one) => Self::Ring { ring: optional(one.ring)?, revision },

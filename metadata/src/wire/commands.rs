@@ -101,6 +101,7 @@ impl From<Command> for proto::Command {
                 let (volume, epoch, head) = (volume.get(), epoch.0, Some(head.into()));
                 Kind::CommitReclaimed(command::CommitReclaimed { volume, epoch, head })
             }
+            Command::ForgetLostVolumes => Kind::ForgetLostVolumes(proto::Nothing {}),
             Command::RefuseAsk { volume, epoch, ask, error } => {
                 let (volume, epoch, ask) = (volume.get(), epoch.0, ask.0);
                 Kind::RefuseAsk(command::RefuseAsk { volume, epoch, ask, error })
@@ -217,6 +218,7 @@ impl TryFrom<proto::Command> for Command {
                 let head = head_of(volume, required(commit.head, "a head")?)?;
                 Self::CommitReclaimed { volume, epoch, head }
             }
+            Kind::ForgetLostVolumes(_) => Self::ForgetLostVolumes,
             Kind::RefuseAsk(refuse) => Self::RefuseAsk {
                 volume: volume_id(refuse.volume)?,
                 epoch: Epoch(refuse.epoch),

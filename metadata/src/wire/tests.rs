@@ -22,6 +22,7 @@ use crate::{
     SessionId, SnapshotId, Task, Volume, Window,
 };
 
+mod backup;
 mod values;
 
 fn hex(bytes: &[u8]) -> String {
@@ -199,8 +200,14 @@ proptest! {
         let revision = Revision(7);
         let (volumes_minted, volumes) = (3, vec![volume.clone()]);
         for answer in [
-            Answer::Cluster { global: Some(init().0), volumes_minted, revision },
-            Answer::Volumes { volumes, volumes_minted, revision },
+            Answer::Cluster {
+                global: Some(init().0),
+                volumes_minted,
+                generation: 2,
+                level: crate::FeatureLevel(2),
+                revision,
+            },
+            Answer::Volumes { volumes, volumes_minted, lost: vec![4..=9, 12..=12], revision },
             Answer::Volume { volume: Some(volume), revision },
             Answer::Volume { volume: None, revision },
             Answer::Ring { ring: Some(ring), revision },
@@ -293,7 +300,7 @@ fn the_same_log_gives_the_same_snapshot() {
 fn golden_snapshot() {
     let mut machine = Machine::default();
     machine.change(1, fixtures::init()).unwrap();
-    expect!["544f5255534d445301000000280000000a26080112200a10000000000000000000000000000000c1108080201a086372632c62617365200108000000120608011004180200000000090dfc3b"].assert_eq(&hex(&snapshot(&machine)));
+    expect!["544f5255534d4453010000002c0000000a2a080112200a10000000000000000000000000000000c1108080201a086372632c62617365200150015801080000001206080110041802000000008815a87c"].assert_eq(&hex(&snapshot(&machine)));
 }
 
 #[test]

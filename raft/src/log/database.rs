@@ -71,13 +71,14 @@ impl Database {
         self.with(|open| {
             let Some(bytes) = open.value(IDENTITY)? else { return Ok(None) };
             let stored: proto::Identity = wire::decode(bytes.as_slice())?;
-            let cluster = stored
-                .cluster
-                .as_ref()
-                .try_into()
-                .map_err(|_| io::Error::from(DecodeError::Invalid { field: "cluster" }))?;
+            let invalid = |field| io::Error::from(DecodeError::Invalid { field });
+            let cluster = stored.cluster.as_ref().try_into().map_err(|_| invalid("cluster"))?;
+            let group = match stored.group.is_empty() {
+                true => cluster,
+                false => stored.group.as_ref().try_into().map_err(|_| invalid("group"))?,
+            };
             let founding = if stored.founder { Founding::Bootstrap } else { Founding::Join };
-            Ok(Some((Identity { cluster, node: stored.node }, founding)))
+            Ok(Some((Identity { cluster, group, node: stored.node }, founding)))
         })
         .map_err(|source| self.unreadable(source))
     }
@@ -88,6 +89,7 @@ impl Database {
             cluster: identity.cluster.to_vec().into(),
             node: identity.node,
             founder: by == Founding::Bootstrap,
+            group: identity.group.to_vec().into(),
         };
         self.put_synced(IDENTITY, &stored.encode_to_vec())
     }

@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::machine::{SnapshotWriter, StateMachine};
 use crate::options::Identity;
 use crate::snapshot::Shelf;
-use crate::storage::Blocking;
+use crate::storage::{Blocking, Change};
 
 struct Nothing;
 
@@ -158,11 +158,36 @@ fn the_identity_can_be_read_while_the_log_is_open() {
     let database = Database::open(&RocksStorage, &path).unwrap();
     assert_eq!(Database::peek_identity(&RocksStorage, &path).unwrap(), None);
     assert!(database.is_pristine().unwrap());
-    let identity = Identity { cluster: [9; 16], node: 5 };
+    let identity = Identity::first([9; 16], 5);
     database.set_identity(identity, Founding::Join).unwrap();
     assert!(!database.is_pristine().unwrap());
     assert_eq!(Database::peek_identity(&RocksStorage, &path).unwrap(), Some(identity));
     assert_eq!(database.identity().unwrap(), Some((identity, Founding::Join)));
+}
+
+#[test]
+fn a_log_of_a_later_format_is_refused_with_its_number() {
+    let dir = TempDir::new().unwrap();
+    let database = Database::open(&RocksStorage, dir.path()).unwrap();
+    let later = Change::PutValue { name: "format", value: &2u32.to_le_bytes() };
+    database.with(|open| open.write(&[later], true)).unwrap();
+    database.close();
+    let refused = Database::open(&RocksStorage, dir.path()).err().expect("a refusal").to_string();
+    assert!(refused.contains("has format 2, this program knows 1"), "{refused}");
+    let peeked = Database::peek_identity(&RocksStorage, dir.path()).unwrap_err().to_string();
+    assert_eq!(peeked, refused);
+}
+
+#[test]
+fn an_identity_from_before_there_were_generations_is_that_of_the_first_group() {
+    let dir = TempDir::new().unwrap();
+    let database = Database::open(&RocksStorage, dir.path()).unwrap();
+    // Cluster 0707…, node 5, as it was written.
+    let old = [&[0x0a, 16][..], &[7; 16], &[0x10, 5]].concat();
+    let old = Change::PutValue { name: "identity", value: &old };
+    database.with(|open| open.write(&[old], true)).unwrap();
+    let (identity, _) = database.identity().unwrap().unwrap();
+    assert_eq!(identity, Identity::first([7; 16], 5));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The connections to the other members: made once, kept, repaired by tonic when they break.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -34,11 +35,22 @@ pub(crate) struct Channels {
     pub(super) blocking: Blocking,
     dial: Dial,
     open: Arc<Mutex<Open>>,
+    refused: Arc<AtomicBool>,
 }
 
 impl Channels {
     pub(crate) fn new(from: Identity, dial: Dial, blocking: Blocking) -> Self {
-        Self { from, blocking, dial, open: Arc::default() }
+        Self { from, blocking, dial, open: Arc::default(), refused: Arc::default() }
+    }
+
+    /// Notes that a message was refused as not meant for who got it.
+    pub(super) fn note_refused(&self) {
+        self.refused.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that happened since this was asked last.
+    pub(crate) fn take_refused(&self) -> bool {
+        self.refused.swap(false, Ordering::Relaxed)
     }
 
     /// A client of `node` at `address`. `None` if the address can be none of gRPC.

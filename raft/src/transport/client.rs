@@ -102,6 +102,9 @@ impl Network {
     /// that answers nonsense is asked again.
     fn failed(&self, status: &Status) -> RpcError {
         let text = format!("node {} at {}: {}", self.target, self.address, status.message());
+        if status.code() == Code::FailedPrecondition {
+            self.channels.note_refused();
+        }
         match status.code() {
             Code::Internal | Code::DataLoss | Code::InvalidArgument => {
                 RPCError::Network(NetworkError::from_string(text))

@@ -127,8 +127,8 @@ impl Receiver {
 
     /// Checks every byte of a received file.
     async fn check(&self, file: std::fs::File) -> Result<(std::fs::File, SnapshotMeta), Status> {
-        let cluster = self.identity.cluster;
-        let read = move || read_meta(&file, cluster).map(|meta| (file, meta));
+        let group = self.identity.group;
+        let read = move || read_meta(&file, group).map(|meta| (file, meta));
         let blocking = self.shelf.blocking();
         let (file, meta) = blocking
             .run(read)

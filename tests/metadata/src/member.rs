@@ -55,6 +55,7 @@ pub(crate) async fn run(world: Arc<World>, number: usize, dir: PathBuf) -> Ended
         peer: PeerId(Uuid::from_u128(number as u128 + 1)),
         // The first one begins the cluster; the others ask it and each other.
         join: if number == 0 { Vec::new() } else { addresses(&world) },
+        blocks_of: None,
     };
     let peer = options.peer;
     let incoming = listen().await?;

@@ -296,3 +296,21 @@ fn etcd_is_answered_with_a_sentence() {
         assert!(error.contains("no etcd is needed"), "{line}: {error}");
     }
 }
+
+#[test]
+fn commands_on_all_metadata_are_understood() {
+    check("metadata backup -", expect![[r#"Metadata(Backup { file: "-", force: false })"#]]);
+    check(
+        "metadata backup --force a/b",
+        expect![[r#"Metadata(Backup { file: "a/b", force: true })"#]],
+    );
+    check("metadata restore a", expect![[r#"Metadata(Restore { file: "a" })"#]]);
+    check("metadata dump", expect!["Metadata(Dump { from: None })"]);
+    check("metadata dump --from -", expect![[r#"Metadata(Dump { from: Some("-") })"#]]);
+    check("metadata forget-lost", expect!["Metadata(ForgetLost)"]);
+    check(
+        "recover --data-dir d --yes",
+        expect![[r#"Recover(RecoverArguments { data_dir: "d", peer_address: None, yes: true })"#]],
+    );
+    check("recover --yes", expect!["error: the following required arguments were not provided:"]);
+}

@@ -5,9 +5,9 @@ use torus_blockstore::{BlockIndex, BlockSpec, Epoch, INodeIndex, PeerId, VolumeI
 
 use crate::fixtures;
 use crate::{
-    Ask, AskAnswer, AskId, Command, Event, Head, Lock, LogPosition, NodeId, Outcome, Parent, Peer,
-    Query, Refusal, Ring, RingKind, RingMember, RingVersion, Session, SessionId, Snapshot,
-    SnapshotId, Task, Volume, Window,
+    Ask, AskAnswer, AskId, Command, Event, FeatureLevel, Head, Lock, LogPosition, NodeId, Outcome,
+    Parent, Peer, Query, Refusal, Ring, RingKind, RingMember, RingVersion, Session, SessionId,
+    Snapshot, SnapshotId, Task, Volume, Window,
 };
 
 fn peers() -> impl Strategy<Value = PeerId> {
@@ -349,6 +349,7 @@ fn refusals_about_snapshots() -> impl Strategy<Value = Refusal> {
         Just(Refusal::HeadBehind),
         Just(Refusal::Shrinks),
         Just(Refusal::NoSuchAsk),
+        Just(Refusal::Level { needed: FeatureLevel(3), present: FeatureLevel(2) }),
     ]
 }
 
