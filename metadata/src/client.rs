@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::error::call_failed;
 use crate::machine::RequestId;
 use crate::requests::Requests;
-use crate::serve::Backend;
+use crate::serve::{Backend, Freshness};
 use crate::wire::{Failure, KeptAlive};
 use crate::{
     Answer, Applied, Command, Error, EventKind, MetadataService, Query, Response, Revision,
@@ -47,6 +47,7 @@ pub struct Client {
     deadline: Duration,
     /// Whether only the member in this process is asked.
     alone: bool,
+    freshness: Freshness,
 }
 
 struct Shared {
@@ -65,7 +66,7 @@ struct Local {
 #[derive(Clone, Debug)]
 enum Call {
     Execute(RequestId, Command),
-    Query(Query),
+    Query(Query, Freshness),
     KeepAlive(SessionId),
 }
 
@@ -98,7 +99,14 @@ impl Client {
     /// The same client, whose calls give up after `deadline`.
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
-        Self { shared: Arc::clone(&self.shared), deadline, alone: self.alone }
+        Self { deadline, ..self.clone() }
+    }
+
+    /// The same client, whose queries any member answers by what it knows. That may be old: its
+    /// answers are for people to look at, where there is no majority to ask.
+    #[must_use]
+    pub fn stale(&self) -> Self {
+        Self { freshness: Freshness::Stale, ..self.clone() }
     }
 
     /// The same client, whose queries only the member in this process answers. An address may have
@@ -106,7 +114,7 @@ impl Client {
     #[cfg(feature = "raft")]
     #[must_use]
     pub(crate) fn alone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared), deadline: self.deadline, alone: true }
+        Self { alone: true, ..self.clone() }
     }
 
     /// The members that are known at present, the leader first if it is known.
@@ -117,7 +125,8 @@ impl Client {
     fn build(addresses: impl IntoIterator<Item = String>, local: Option<Local>) -> Self {
         let contacts = Mutex::new(Contacts::new(addresses));
         let shared = Shared { contacts, requests: Requests::default(), local };
-        Self { shared: Arc::new(shared), deadline: DEADLINE, alone: false }
+        let freshness = Freshness::Linearizable;
+        Self { shared: Arc::new(shared), deadline: DEADLINE, alone: false, freshness }
     }
 
     fn contacts<T>(&self, use_it: impl FnOnce(&mut Contacts) -> T) -> T {
@@ -133,7 +142,7 @@ impl Client {
             let mut hints = Vec::new();
             let order = match (&self.shared.local, &call) {
                 // A read needs no leader on the spot, so the nearest member comes first.
-                (Some(local), Call::Query(_)) => {
+                (Some(local), Call::Query(..)) => {
                     self.contacts(|contacts| contacts.order_from(&local.address))
                 }
                 _ => self.contacts(|contacts| contacts.order()),
@@ -167,6 +176,18 @@ impl Client {
             tokio::time::sleep(pause.mul_f64(jitter).min(left)).await;
             pause = (pause * 2).min(PAUSE_LAST);
         }
+    }
+
+    /// One watch of one member.
+    fn watch_from(
+        &self,
+        from: Option<Revision>,
+        kinds: Vec<EventKind>,
+    ) -> BoxStream<'static, Result<WatchItem, Error>> {
+        if let Some(local) = &self.shared.local {
+            return local.backend.watch(from, kinds);
+        }
+        attempt::watch(self.clone(), from, kinds).boxed()
     }
 
     async fn attempt(
@@ -286,7 +307,7 @@ impl MetadataService for Client {
 
     fn query(&self, query: Query) -> BoxFuture<'_, Result<Answer, Error>> {
         async {
-            match self.call(Call::Query(query)).await? {
+            match self.call(Call::Query(query, self.freshness)).await? {
                 Reply::Answer(answer) => Ok(answer),
                 _ => Err(Error::Protocol { what: "the answer to a query" }),
             }
@@ -299,10 +320,14 @@ impl MetadataService for Client {
         from: Revision,
         kinds: Vec<EventKind>,
     ) -> BoxStream<'static, Result<WatchItem, Error>> {
-        if let Some(local) = &self.shared.local {
-            return local.backend.watch(from, kinds);
-        }
-        attempt::watch(self.clone(), from, kinds).boxed()
+        self.watch_from(Some(from), kinds)
+    }
+
+    fn list_and_watch(
+        &self,
+        kinds: Vec<EventKind>,
+    ) -> BoxStream<'static, Result<WatchItem, Error>> {
+        self.watch_from(None, kinds)
     }
 
     fn keep_alive(&self, session: SessionId) -> BoxFuture<'_, Result<(), Error>> {

@@ -47,13 +47,13 @@ pub use admin::{
 pub use client::Client;
 pub use command::{Answer, Applied, Command, Event, EventKind, Outcome, Query, Response};
 pub use error::{Error, Refusal};
-pub use follow::{Followed, follow};
+pub use follow::{Followed, follow, follow_from};
 #[cfg(feature = "raft")]
 pub use member::{Member, MemberOptions, MemberState, StartError, Timing, Tuning};
 pub use model::{
-    Ask, AskAnswer, AskId, GlobalMetadata, Head, Lock, LogPosition, NodeId, Parent, Peer, Revision,
-    Ring, RingKind, RingKindError, RingMember, RingVersion, Session, SessionId, Snapshot,
-    SnapshotId, Task, Volume, Window,
+    Ask, AskAnswer, AskId, GlobalMetadata, Group, GroupPlace, Head, Lock, LogPosition, NodeId,
+    Parent, Peer, Revision, Ring, RingKind, RingKindError, RingMember, RingVersion, Session,
+    SessionId, Snapshot, SnapshotId, Task, Volume, Window,
 };
 pub use service::{MetadataService, WatchItem};
 pub use state::{State, block_size_is_valid};

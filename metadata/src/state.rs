@@ -10,6 +10,7 @@
 
 mod asks;
 mod clones;
+mod group;
 mod locks;
 mod peers;
 mod rings;
@@ -25,7 +26,7 @@ use std::collections::BTreeMap;
 use torus_blockstore::{PeerId, VolumeId};
 
 use crate::{
-    Answer, Applied, Command, Event, GlobalMetadata, NodeId, Outcome, Peer, Query, Refusal,
+    Answer, Applied, Command, Event, GlobalMetadata, Group, NodeId, Outcome, Peer, Query, Refusal,
     Response, Revision, Ring, RingVersion, Session, SessionId, Volume,
 };
 
@@ -48,6 +49,7 @@ pub struct State {
     /// The newest identity in the Raft group that each peer was given.
     pub(crate) nodes: BTreeMap<PeerId, NodeId>,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
+    pub(crate) group: Group,
 }
 
 /// A command that was not refused.
@@ -118,6 +120,7 @@ impl State {
             Query::Sessions => {
                 Answer::Sessions { sessions: self.sessions.values().cloned().collect(), revision }
             }
+            Query::Group => Answer::Group { group: self.group.clone(), revision },
         }
     }
 
@@ -135,7 +138,10 @@ impl State {
         // A daemon gets its identity and registers before or after `init`, as it happens.
         let any_time = matches!(
             command,
-            Command::Init { .. } | Command::AllocateNode { .. } | Command::RegisterPeer(_)
+            Command::Init { .. }
+                | Command::AllocateNode { .. }
+                | Command::RegisterPeer(_)
+                | Command::SetVotersMax(_)
         );
         if self.global.is_none() && !any_time {
             return Err(Refusal::NotInitialised);
@@ -145,9 +151,13 @@ impl State {
             Command::AllocateNode { peer } => self.allocate_node(NodeId(index), peer),
             Command::RegisterPeer(peer) => self.register_peer(peer),
             Command::RemovePeer(peer) => self.remove_peer(peer),
+            Command::SetVotersMax(voters_max) => self.set_voters_max(voters_max),
             Command::SetRing(ring) => self.set_ring(ring),
             Command::CreateVolume { name, size, spec } => self.create_volume(name, size, spec),
-            Command::DeleteVolume { name, force } => self.delete_volume(&name, force),
+            Command::DeleteVolume { volume, force } => self.delete_volume(volume, force),
+            Command::DeleteVolumeNamed { name, force } => {
+                self.delete_volume(self.volume_named(&name)?.id, force)
+            }
             Command::RenameVolume { name, to } => self.rename_volume(&name, to),
             Command::CloneVolume { volume, snapshot, name } => {
                 self.clone_volume(volume, snapshot, name)

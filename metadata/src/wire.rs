@@ -19,6 +19,7 @@ mod tests;
 mod volumes;
 
 pub(crate) use calls::{Failure, KeptAlive};
+pub(crate) use changes::{Parts, watch_replies};
 pub(crate) use log::{decode_proposal, decode_response, encode_proposal, encode_response};
 pub(crate) use snapshot::{Image, read_snapshot, write_snapshot};
 

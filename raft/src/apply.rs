@@ -17,6 +17,7 @@ use crate::config::{
 };
 use crate::machine::{SnapshotWriter, StateMachine};
 use crate::snapshot::{Shelf, SnapshotFile, body};
+use crate::status;
 
 type Built = SmSnapshotOf<TypeConfig, Machine>;
 
@@ -76,6 +77,8 @@ impl RaftStateMachine<TypeConfig> for Machine {
                     self.apply_command(entry.log_id.index, &command)?
                 }
                 Payload::Membership(membership) => {
+                    let joint = membership.get_joint_config().len() > 1;
+                    lock(&self.app).regroup(&status::members(&membership, |_| None), joint);
                     self.membership = StoredMembership::new(Some(entry.log_id), membership);
                     Vec::new()
                 }

@@ -56,7 +56,9 @@ pub(super) async fn create(cluster: &Cluster, volume: &NewVolume) -> Result<Repo
 }
 
 async fn delete(cluster: &Cluster, name: &str, force: bool) -> Result<Report, Failure> {
-    cluster.execute(Command::DeleteVolume { name: name.to_owned(), force }).await?;
+    // By its ID: a copy of the command that comes late must not meet another volume of the name.
+    let volume = cluster.volume(name).await?.id;
+    cluster.execute(Command::DeleteVolume { volume, force }).await?;
     let text = format!("Deleted volume {name}. The peers free its blocks by and by.\n");
     Ok(Report::new(text, json!({ "deleted": name })))
 }

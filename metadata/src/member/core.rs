@@ -23,7 +23,7 @@ use super::{MemberOptions, MemberState, Tuning, group, touch};
 use crate::deadlines::Heard;
 use crate::machine::{Proposal, RequestId};
 use crate::replica::Replica;
-use crate::serve::Backend;
+use crate::serve::{Backend, Freshness};
 use crate::wire::{Failure, KeptAlive, decode_response, encode_proposal};
 use crate::{
     Answer, Client, Command, Error, EventKind, NodeId, Query, Refusal, Response, Revision,
@@ -245,9 +245,13 @@ impl Backend for Core {
         .boxed()
     }
 
-    fn query(&self, query: Query) -> BoxFuture<'_, Result<Answer, Failure>> {
+    fn query(&self, query: Query, freshness: Freshness) -> BoxFuture<'_, Result<Answer, Failure>> {
         self.call(async move {
-            linearize(&*self.member()?).await?;
+            let node = self.member()?;
+            match freshness {
+                Freshness::Linearizable => linearize(&node).await?,
+                Freshness::Stale => {}
+            }
             Ok(self.replica.answer(&query))
         })
         .boxed()
@@ -259,20 +263,33 @@ impl Backend for Core {
 
     fn watch(
         &self,
-        from: Revision,
+        from: Option<Revision>,
         kinds: Vec<EventKind>,
     ) -> BoxStream<'static, Result<WatchItem, Error>> {
         let address = self.options.address.clone();
-        if self.node().is_none() {
+        let Some(node) = self.node() else {
             let error = Error::NotInitialised { address };
             return futures::stream::iter([Err(error)]).boxed();
-        }
+        };
+        let unavailable = Error::Unavailable { tried: address.clone(), source: None };
         let (mut in_touch, stop) = (self.in_touch.subscribe(), self.stop.clone());
-        self.replica.watch(from, kinds, async move {
+        let stopped = stop.clone();
+        let items = self.replica.watch(from, kinds, async move {
             // What this member has applied may be old by now: the watcher should ask another.
             stop.run_until_cancelled(in_touch.wait_for(|in_touch| !in_touch)).await;
             Error::Unavailable { tried: address, source: None }
-        })
+        });
+        if from.is_some() {
+            return items;
+        }
+        let ready = async move {
+            let fresh = stopped.run_until_cancelled(linearize(&node)).await;
+            match fresh {
+                Some(Ok(())) => items,
+                Some(Err(_)) | None => futures::stream::iter([Err(unavailable)]).boxed(),
+            }
+        };
+        futures::stream::once(ready).flatten().boxed()
     }
 }
 
