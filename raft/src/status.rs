@@ -34,6 +34,10 @@ pub struct Status {
     pub joint: bool,
     /// The newest membership is committed.
     pub membership_committed: bool,
+    /// Milliseconds since this node's snapshot was written, by the system's clock.
+    pub snapshot_age_ms: Option<u64>,
+    /// The file system of the log has no room for commands.
+    pub is_full: bool,
     /// On the leader: milliseconds since a quorum last acknowledged it. `None` on others, and on
     /// a leader that no quorum has acknowledged yet.
     pub quorum_acked_ms: Option<u64>,
@@ -97,6 +101,8 @@ impl Status {
             applied: index(&metrics.last_applied),
             snapshot: index(&metrics.snapshot),
             purged: index(&metrics.purged),
+            snapshot_age_ms: None,
+            is_full: false,
             members,
             joint: membership.get_joint_config().len() > 1,
             membership_committed: metrics.membership_config.log_id()
