@@ -36,6 +36,8 @@ const ATTEMPT: Duration = Duration::from_secs(4);
 /// The first pause when nobody could answer; it doubles, up to the last.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_LAST: Duration = Duration::from_millis(400);
+/// The pause while the leader's disk is full.
+const PAUSE_FULL: Duration = Duration::from_secs(2);
 /// A watch of which nothing was heard for so long is broken; three progress marks are missing.
 const WATCH_SILENCE: Duration = Duration::from_secs(7);
 
@@ -237,6 +239,7 @@ struct Round {
     tried: Vec<String>,
     uninitialised: Option<String>,
     members: bool,
+    full: Option<String>,
     source: Option<tonic::Status>,
 }
 
@@ -246,6 +249,10 @@ impl Round {
         match missed {
             Missed::Failure(Failure::NotInitialised) => {
                 self.uninitialised = Some(address.clone());
+            }
+            Missed::Failure(Failure::NoSpace) => {
+                self.members = true;
+                self.full = Some(address.clone());
             }
             Missed::Failure(_) => self.members = true,
             Missed::Status(status) => self.source = Some(*status),
@@ -258,6 +265,9 @@ impl Round {
 
     /// The error to give up with, if there is no hope or no time.
     fn verdict(self, time_is_over: bool) -> Option<Error> {
+        if let Some(address) = self.full {
+            return Some(Error::NoSpace { address });
+        }
         match self.uninitialised {
             Some(address) if !self.members => Some(Error::NotInitialised { address }),
             _ if time_is_over => Some(Error::Unavailable {
@@ -297,6 +307,10 @@ impl MetadataService for Client {
                     Err(error @ Error::Unavailable { .. }) => {
                         tracing::warn!(%error, "waiting for the metadata service");
                         tokio::time::sleep(PAUSE_LAST).await;
+                    }
+                    Err(error @ Error::NoSpace { .. }) => {
+                        tracing::warn!(%error, "waiting for space");
+                        tokio::time::sleep(PAUSE_FULL).await;
                     }
                     Err(error) => return Err(error),
                 }

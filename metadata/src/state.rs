@@ -229,6 +229,8 @@ impl State {
 }
 
 #[cfg(feature = "raft")]
+pub(crate) use group::validate_voters_max;
+#[cfg(feature = "raft")]
 pub(crate) use rings::validate as validate_ring;
 
 /// What [`GlobalMetadata::block_size`] may be.

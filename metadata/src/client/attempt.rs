@@ -182,7 +182,7 @@ fn decode(
         Kind::Compacted(revision) => Err(Error::Compacted { compacted: Revision(revision) }),
         Kind::Failure(failure) => match failure.try_into()? {
             Failure::NotInitialised => Err(Error::NotInitialised { address: address.to_owned() }),
-            Failure::NotLeader { .. } | Failure::Unavailable => {
+            Failure::NotLeader { .. } | Failure::Unavailable | Failure::NoSpace => {
                 Err(Error::Unavailable { tried: address.to_owned(), source: None })
             }
         },

@@ -148,6 +148,11 @@ impl Core {
         }
     }
 
+    /// How many members vote at most, as far as this one knows.
+    pub(super) fn voters_max(&self) -> usize {
+        usize::try_from(self.replica.read().state.group.voters_max).unwrap_or(usize::MAX)
+    }
+
     pub(super) fn cluster(&self, node: &RaftNode) -> Uuid {
         Uuid::from_bytes(node.identity().cluster)
     }
@@ -240,6 +245,10 @@ impl Backend for Core {
     ) -> BoxFuture<'_, Result<Response, Failure>> {
         self.call(async move {
             let node = self.member()?;
+            // A member that does not lead names the one that does, whatever its own disk is like.
+            if node.is_full() && node.leadership().borrow().is_self {
+                return Err(Failure::NoSpace);
+            }
             self.propose(&node, Proposal::Command { request, command }).await
         })
         .boxed()

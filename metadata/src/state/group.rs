@@ -8,9 +8,7 @@ const VOTERS_LIMIT: u32 = 9;
 
 impl State {
     pub(super) fn set_voters_max(&mut self, voters_max: u32) -> Result<Change, Refusal> {
-        if voters_max.is_multiple_of(2) || voters_max > VOTERS_LIMIT {
-            return Err(Refusal::VOTERS_MAX);
-        }
+        validate_voters_max(voters_max)?;
         if voters_max == self.group.voters_max {
             return Change::nothing();
         }
@@ -28,6 +26,14 @@ impl State {
         self.group = group.clone();
         Some(Event::GroupChanged(group))
     }
+}
+
+/// Whether so many members may vote.
+pub(crate) fn validate_voters_max(voters_max: u32) -> Result<(), Refusal> {
+    if voters_max.is_multiple_of(2) || voters_max > VOTERS_LIMIT {
+        return Err(Refusal::VOTERS_MAX);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

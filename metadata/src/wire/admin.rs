@@ -20,6 +20,8 @@ impl From<Denied> for proto::AdminFailure {
             Denied::NoSuchMember(node) => Kind::NoSuchMember(node.0),
             Denied::NotAVoter(node) => Kind::NotAVoter(node.0),
             Denied::LastVoter => Kind::LastVoter(proto::Nothing {}),
+            Denied::NotReady(node) => Kind::NotReady(node.0),
+            Denied::EvenVoters(voters) => Kind::EvenVoters(voters),
             Denied::Unreachable(address) => Kind::Unreachable(address),
             Denied::AddressTaken(address) => Kind::AddressTaken(address),
         };
@@ -39,6 +41,8 @@ impl TryFrom<proto::AdminFailure> for Denied {
             Kind::NoSuchMember(node) => Self::NoSuchMember(NodeId(node)),
             Kind::NotAVoter(node) => Self::NotAVoter(NodeId(node)),
             Kind::LastVoter(_) => Self::LastVoter,
+            Kind::NotReady(node) => Self::NotReady(NodeId(node)),
+            Kind::EvenVoters(voters) => Self::EvenVoters(voters),
             Kind::Unreachable(address) => Self::Unreachable(address),
             Kind::AddressTaken(address) => Self::AddressTaken(address),
         })
@@ -52,6 +56,7 @@ impl From<InitOptions> for proto::InitRequest {
             block_spec: options.block_spec.to_string(),
             replication: options.replication,
             ring_kind: proto::RingKind::from(options.ring).into(),
+            voters_max: options.voters_max.unwrap_or(0),
         }
     }
 }
@@ -65,6 +70,7 @@ impl TryFrom<proto::InitRequest> for InitOptions {
             block_spec: block_spec(&request.block_spec)?,
             replication: request.replication,
             ring: request.ring_kind().try_into()?,
+            voters_max: (request.voters_max != 0).then_some(request.voters_max),
         })
     }
 }
@@ -189,6 +195,11 @@ impl From<Result<GroupStatus, Denied>> for proto::StatusReply {
                 sessions: status.sessions,
                 members: status.members.into_iter().map(Into::into).collect(),
                 joint: status.joint,
+                committed: status.committed,
+                quorum_acked_ms: status.quorum_acked_ms,
+                snapshot_age_ms: status.snapshot_age_ms,
+                voters_max: status.voters_max,
+                is_full: status.is_full,
             }),
             Err(denied) => Kind::Failure(denied.into()),
         };
@@ -213,6 +224,11 @@ impl TryFrom<proto::StatusReply> for Result<GroupStatus, Denied> {
                 sessions: status.sessions,
                 members: all(status.members)?,
                 joint: status.joint,
+                committed: status.committed,
+                quorum_acked_ms: status.quorum_acked_ms,
+                snapshot_age_ms: status.snapshot_age_ms,
+                voters_max: status.voters_max,
+                is_full: status.is_full,
             }),
             Kind::Failure(failure) => Err(failure.try_into()?),
         })
@@ -236,6 +252,7 @@ mod tests {
             block_spec: "crc".parse().unwrap(),
             replication: 3,
             ring: RingKind::Empty,
+            voters_max: Some(3),
         };
         assert_eq!(proto::InitRequest::from(options.clone()).try_into(), Ok(options));
         let done = Ok(Initialised { cluster: Uuid::from_u128(7), peers: 3 });
@@ -255,6 +272,8 @@ mod tests {
             Denied::NoSuchMember(NodeId(3)),
             Denied::NotAVoter(NodeId(3)),
             Denied::LastVoter,
+            Denied::NotReady(NodeId(3)),
+            Denied::EvenVoters(4),
             Denied::Unreachable("b:2".to_owned()),
             Denied::AddressTaken("b:2".to_owned()),
         ];
@@ -285,6 +304,11 @@ mod tests {
             sessions: 8,
             members: vec![member, learner],
             joint: true,
+            committed: 10,
+            quorum_acked_ms: Some(11),
+            snapshot_age_ms: Some(12),
+            voters_max: 13,
+            is_full: true,
         });
         assert_eq!(proto::StatusReply::from(status.clone()).try_into(), Ok(status));
         let applicant = Applicant { peer: fixtures::peer_id(5), address: "c:3".to_owned() };
