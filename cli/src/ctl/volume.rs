@@ -15,6 +15,8 @@ use crate::failure::Failure;
 use crate::name::shown;
 use crate::size::Bytes;
 
+pub(super) use show::facts;
+
 /// The size of a volume is a multiple of this: the largest unit in which clients write.
 const SIZE_UNIT: u64 = 4096;
 
