@@ -23,6 +23,7 @@ mod ring;
 mod snapshot;
 mod status;
 mod volume;
+mod watch;
 
 use clap::CommandFactory;
 use clap_complete::Shell;
@@ -45,12 +46,24 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let report = runtime.block_on(execute(&arguments));
     // A lookup of a name that hangs is not waited for, nor a pipe that nobody writes to.
     runtime.shutdown_background();
-    report?.print(arguments.json)
+    match report? {
+        Some(report) => report.print(arguments.json),
+        None => Ok(()),
+    }
 }
 
-async fn execute(arguments: &Arguments) -> Result<Report, Failure> {
+/// `None`: it has printed what there is by itself.
+async fn execute(arguments: &Arguments) -> Result<Option<Report>, Failure> {
+    if arguments.stale && !arguments.command.only_reads() {
+        return Err(Failure::usage("--stale is only for commands that read, and not for 'watch'"));
+    }
     let cluster = Cluster::new(&arguments.cluster);
-    match &arguments.command {
+    let cluster = if arguments.stale { cluster.stale() } else { cluster };
+    let report = match &arguments.command {
+        Command::Watch(what) => {
+            watch::run(&cluster, what, arguments.json).await?;
+            return Ok(None);
+        }
         Command::Init(options) => init::run(&cluster, options).await,
         Command::Member(command) => member::run(&cluster, command).await,
         Command::Peer(command) => peer::run(&cluster, command).await,
@@ -64,7 +77,8 @@ async fn execute(arguments: &Arguments) -> Result<Report, Failure> {
         Command::Status => status::run(&cluster).await,
         Command::Version => Ok(version()),
         Command::Completion { shell } => Ok(completion(*shell)),
-    }
+    };
+    report.map(Some)
 }
 
 fn version() -> Report {

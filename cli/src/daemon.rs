@@ -29,6 +29,8 @@ use self::threads::DataThreads;
 const BACKLOG: u32 = 1024;
 /// How long connections may take to end when the daemon stops.
 const DRAIN: Duration = Duration::from_secs(5);
+/// How long the metadata member may take to stop.
+const CLOSE: Duration = Duration::from_secs(15);
 
 /// A storage node of a Torus cluster.
 #[derive(Debug, Parser)]
@@ -148,7 +150,11 @@ async fn serve(arguments: Arguments, data: &Arc<DataThreads>) -> Result<(), Fail
     if tokio::time::timeout(DRAIN, doors).await.is_err() {
         tracing::info!("connections that did not end in time are cut");
     }
-    member.shutdown().await;
+    // A log whose disk hangs cannot be closed, and the error that says so must come out.
+    let patience = if result.is_ok() { CLOSE } else { DRAIN };
+    if tokio::time::timeout(patience, member.shutdown()).await.is_err() {
+        tracing::error!("the metadata member is not closed in time");
+    }
     result
 }
 

@@ -26,6 +26,8 @@ pub struct InitOptions {
     pub replication: u32,
     /// The kind of the first ring, which has no members yet; not [`RingKind::Single`].
     pub ring: RingKind,
+    /// How many members vote at most; odd. `None`: 5.
+    pub voters_max: Option<u32>,
 }
 
 /// A cluster that has begun.
@@ -99,14 +101,24 @@ pub struct GroupStatus {
     /// Index of its last log entry, and of the last that it has applied.
     pub last_log: u64,
     pub applied: u64,
+    /// Index up to which it knows the log to be committed.
+    pub committed: u64,
+    /// On the leader: milliseconds since a majority last answered it.
+    pub quorum_acked_ms: Option<u64>,
     /// Index of the last entry in its snapshot; 0 when it has none.
     pub snapshot: u64,
+    /// Milliseconds since that was written.
+    pub snapshot_age_ms: Option<u64>,
+    /// Its disk has no room for commands.
+    pub is_full: bool,
     pub revision: Revision,
     pub sessions: u64,
     /// Sorted by node.
     pub members: Vec<GroupMember>,
     /// A change of the voters has begun and not ended.
     pub joint: bool,
+    /// How many members vote at most.
+    pub voters_max: u32,
 }
 
 impl GroupStatus {

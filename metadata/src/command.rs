@@ -6,8 +6,8 @@ use std::ops::RangeInclusive;
 use torus_blockstore::{BlockSpec, Epoch, INodeIndex, PeerId, VolumeId};
 
 use crate::{
-    AskId, FeatureLevel, GlobalMetadata, Head, NodeId, Peer, Refusal, Revision, Ring, RingVersion,
-    Session, SessionId, SnapshotId, Task, Volume, Window,
+    AskId, FeatureLevel, GlobalMetadata, Group, Head, NodeId, Peer, Refusal, Revision, Ring,
+    RingVersion, Session, SessionId, SnapshotId, Task, Volume, Window,
 };
 
 /// A change of the state.
@@ -26,6 +26,8 @@ pub enum Command {
     RegisterPeer(Peer),
     /// Forgets a peer; refused while the ring names it.
     RemovePeer(PeerId),
+    /// Changes how many members of the Raft group vote at most: an odd number.
+    SetVotersMax(u32),
     /// Puts a ring in place of the present one, whose version must be one less.
     SetRing(Ring),
     /// Creates a volume; `spec` of `None` is the cluster's.
@@ -37,6 +39,12 @@ pub enum Command {
     /// Deletes a volume that nobody has locked and from whose snapshots there are no clones; one
     /// that has snapshots only with `force`.
     DeleteVolume {
+        volume: VolumeId,
+        force: bool,
+    },
+    /// As `DeleteVolume`, as older versions gave it: a copy of it that comes late would delete
+    /// another volume that has the name by then.
+    DeleteVolumeNamed {
         name: String,
         force: bool,
     },
@@ -201,6 +209,7 @@ pub enum Query {
     Ring(Option<RingVersion>),
     Peers,
     Sessions,
+    Group,
 }
 
 /// The state's answer, with the revision at which it was read.
@@ -240,6 +249,10 @@ pub enum Answer {
         sessions: Vec<Session>,
         revision: Revision,
     },
+    Group {
+        group: Group,
+        revision: Revision,
+    },
 }
 
 /// A change, as watchers see it.
@@ -255,6 +268,7 @@ pub enum Event {
     VolumeDeleted(VolumeId),
     SessionOpened(Session),
     SessionEnded(SessionId),
+    GroupChanged(Group),
 }
 
 /// Which events a watcher wants.
@@ -265,4 +279,10 @@ pub enum EventKind {
     Ring,
     Volume,
     Session,
+    Member,
+}
+
+impl EventKind {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Cluster, Self::Peer, Self::Ring, Self::Volume, Self::Session, Self::Member];
 }

@@ -93,6 +93,13 @@ pub enum Error {
         #[source]
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
+    /// Not proposed: the disk of the leader has no room for commands. What is there stays, and can
+    /// be read; when there is room again, commands are taken again.
+    #[error(
+        "the metadata takes no change: the disk of its leader at {address} has less than 64 MiB \
+         left; free some space there"
+    )]
+    NoSpace { address: String },
     /// The member that was asked has not been initialised and has not joined a cluster.
     #[error("the daemon at {address} is not part of a cluster yet; run 'torusctl init'")]
     NotInitialised { address: String },

@@ -53,7 +53,7 @@ pub use client::Client;
 pub use command::{Answer, Applied, Command, Event, EventKind, Outcome, Query, Response};
 pub use dial::Dial;
 pub use error::{Error, Refusal};
-pub use follow::{Followed, follow};
+pub use follow::{Followed, follow, follow_from};
 pub use level::FeatureLevel;
 #[cfg(feature = "member")]
 pub use member::{
@@ -61,9 +61,9 @@ pub use member::{
     RecoverError, Refounded, StartError, Storage, Survivor, Timing, Tuning,
 };
 pub use model::{
-    Ask, AskAnswer, AskId, GlobalMetadata, Head, Lock, LogPosition, NodeId, Parent, Peer, Revision,
-    Ring, RingKind, RingKindError, RingMember, RingVersion, Session, SessionId, Snapshot,
-    SnapshotId, Task, Volume, Window,
+    Ask, AskAnswer, AskId, GlobalMetadata, Group, GroupPlace, Head, Lock, LogPosition, NodeId,
+    Parent, Peer, Revision, Ring, RingKind, RingKindError, RingMember, RingVersion, Session,
+    SessionId, Snapshot, SnapshotId, Task, Volume, Window,
 };
 #[cfg(feature = "planted")]
 pub use planted::{Planted, plant};

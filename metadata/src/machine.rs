@@ -9,7 +9,10 @@ use std::collections::VecDeque;
 use crate::dedupe::Answered;
 use crate::history::History;
 use crate::planted::{Planted, is_planted};
-use crate::{Applied, Command, Event, FeatureLevel, Outcome, Response, Revision, SessionId, State};
+use crate::{
+    Applied, Command, Event, FeatureLevel, GroupPlace, Outcome, Response, Revision, SessionId,
+    State,
+};
 
 /// Identifies one request of one client: a client gives each new request a higher sequence, and
 /// the same to a repetition.
@@ -101,6 +104,13 @@ impl Machine {
             self.history.push(self.state.revision(), events);
         }
         response
+    }
+
+    /// Takes over what a membership entry of the log says.
+    pub(crate) fn regroup(&mut self, members: Vec<GroupPlace>, joint: bool) {
+        if let Some(event) = self.state.regroup(members, joint) {
+            self.history.push(self.state.revision(), vec![event]);
+        }
     }
 
     /// What changed after `from`, oldest first, no more than `limit` revisions. `None`: it is no

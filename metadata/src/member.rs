@@ -65,8 +65,6 @@ pub struct MemberOptions {
 #[derive(Clone, Debug)]
 pub struct Tuning {
     pub timing: Timing,
-    /// How many members vote at most; in effect an odd number.
-    pub voters_max: usize,
     /// Entries after which a new snapshot is written, and entries kept behind it.
     pub snapshot_after: u64,
     pub keep_entries: u64,
@@ -91,7 +89,6 @@ impl Tuning {
         let options = torus_raft::Options::on(storage, "", "");
         Self {
             timing: options.timing,
-            voters_max: 5,
             snapshot_after: options.snapshot_after,
             keep_entries: options.keep_entries,
             storage: options.storage,

@@ -10,6 +10,7 @@
 
 mod asks;
 mod clones;
+mod group;
 mod locks;
 mod peers;
 mod rebirth;
@@ -27,8 +28,8 @@ use std::ops::RangeInclusive;
 use torus_blockstore::{PeerId, VolumeId};
 
 use crate::{
-    Answer, Applied, Command, Event, FeatureLevel, GlobalMetadata, NodeId, Outcome, Peer, Query,
-    Refusal, Response, Revision, Ring, RingVersion, Session, SessionId, Volume,
+    Answer, Applied, Command, Event, FeatureLevel, GlobalMetadata, Group, NodeId, Outcome, Peer,
+    Query, Refusal, Response, Revision, Ring, RingVersion, Session, SessionId, Volume,
 };
 
 /// The metadata of one cluster.
@@ -57,6 +58,7 @@ pub struct State {
     /// Volume IDs that a former generation may have given: whether there are such volumes, and what
     /// became of them, is not known.
     pub(crate) lost: Vec<RangeInclusive<u64>>,
+    pub(crate) group: Group,
 }
 
 /// A command that was not refused.
@@ -130,6 +132,7 @@ impl State {
             Query::Sessions => {
                 Answer::Sessions { sessions: self.sessions.values().cloned().collect(), revision }
             }
+            Query::Group => Answer::Group { group: self.group.clone(), revision },
         }
     }
 
@@ -157,7 +160,10 @@ impl State {
         // A daemon gets its identity and registers before or after `init`, as it happens.
         let any_time = matches!(
             command,
-            Command::Init { .. } | Command::AllocateNode { .. } | Command::RegisterPeer(_)
+            Command::Init { .. }
+                | Command::AllocateNode { .. }
+                | Command::RegisterPeer(_)
+                | Command::SetVotersMax(_)
         );
         if self.global.is_none() && !any_time {
             return Err(Refusal::NotInitialised);
@@ -171,9 +177,13 @@ impl State {
             Command::AllocateNode { peer } => self.allocate_node(NodeId(index), peer),
             Command::RegisterPeer(peer) => self.register_peer(peer),
             Command::RemovePeer(peer) => self.remove_peer(peer),
+            Command::SetVotersMax(voters_max) => self.set_voters_max(voters_max),
             Command::SetRing(ring) => self.set_ring(ring),
             Command::CreateVolume { name, size, spec } => self.create_volume(name, size, spec),
-            Command::DeleteVolume { name, force } => self.delete_volume(&name, force),
+            Command::DeleteVolume { volume, force } => self.delete_volume(volume, force),
+            Command::DeleteVolumeNamed { name, force } => {
+                self.delete_volume(self.volume_named(&name)?.id, force)
+            }
             Command::RenameVolume { name, to } => self.rename_volume(&name, to),
             Command::CloneVolume { volume, snapshot, name } => {
                 self.clone_volume(volume, snapshot, name)
@@ -246,6 +256,8 @@ impl State {
     }
 }
 
+#[cfg(feature = "member")]
+pub(crate) use group::validate_voters_max;
 #[cfg(feature = "member")]
 pub(crate) use rings::validate as validate_ring;
 

@@ -21,6 +21,7 @@ mod volumes;
 
 pub(crate) use backup::{decode_backup, write_backup};
 pub(crate) use calls::{Failure, KeptAlive};
+pub(crate) use changes::{Parts, watch_replies};
 pub(crate) use log::{decode_proposal, decode_response, encode_proposal, encode_response};
 pub(crate) use snapshot::{Image, SnapshotError, read_snapshot, write_snapshot};
 

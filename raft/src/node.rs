@@ -7,6 +7,7 @@ mod founding;
 mod membership;
 mod monitor;
 mod reads;
+mod space;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use crate::{apply, status};
 pub use founding::{Position, Remains};
 use monitor::DiskLimits;
 use reads::Reads;
+pub(crate) use space::Space;
 
 /// The ID of the node that begins a group.
 const FOUNDER: u64 = 1;
@@ -54,6 +56,7 @@ pub struct RaftNode {
     reads: Reads,
     room: Semaphore,
     channels: Channels,
+    space: Arc<Space>,
     leadership: watch::Receiver<Leadership>,
     failure: watch::Receiver<Option<Failure>>,
     tasks: Vec<JoinHandle<()>>,
@@ -152,6 +155,7 @@ impl RaftNode {
             self.identity,
             self.raft.clone(),
             self.shelf.clone(),
+            self.space.clone(),
             self.options.snapshot_size_max,
         );
         Transport::new(receiver)
@@ -192,7 +196,16 @@ impl RaftNode {
 
     /// What this node knows now.
     pub fn status(&self) -> Status {
-        Status::of(&self.metrics(), &self.options.address)
+        let status = Status::of(&self.metrics(), &self.options.address);
+        let age = self.shelf.age();
+        let snapshot_age_ms = age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        Status { snapshot_age_ms, is_full: self.space.is_low(), ..status }
+    }
+
+    /// Whether the file system of the log has no room for commands. Then none should be proposed,
+    /// and a follower takes no entries, until there is room again; what is there stays.
+    pub fn is_full(&self) -> bool {
+        self.space.is_low()
     }
 
     /// Whether another node has refused a message as not meant for it since this was asked last:
@@ -276,7 +289,8 @@ impl RaftNode {
             Ok((log, Arc::new(shelf)))
         };
         let (log, shelf) = blocking(how, open).await?;
-        let machine = apply::Machine::new(Box::new(app), shelf.clone());
+        let space = Space::of(options.dir.clone());
+        let machine = apply::Machine::new(Box::new(app), shelf.clone(), space.clone());
         let channels = Channels::new(identity, options.dial.clone(), how);
         let raft =
             Raft::new(identity.node, Arc::new(engine), channels.clone(), log.clone(), machine)
@@ -285,7 +299,7 @@ impl RaftNode {
         let (leadership, leadership_task) = monitor::leadership(&raft);
         let (failure, failure_task) = monitor::failure(&raft, log.health(), DiskLimits::default());
         let reads = Reads::start(raft.clone(), channels.clone());
-        let tasks = vec![leadership_task, failure_task];
+        let tasks = vec![leadership_task, failure_task, space.watch()];
         let room = Semaphore::new(ROOM);
         Ok(Self {
             identity,
@@ -296,6 +310,7 @@ impl RaftNode {
             reads,
             room,
             channels,
+            space,
             leadership,
             failure,
             tasks,

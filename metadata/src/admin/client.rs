@@ -111,6 +111,28 @@ impl AdminClient {
         self.lead(Request::Transfer(to)).await
     }
 
+    /// Gives a learner a vote; `instead_of` gives up its own. Repeating it finishes a change that
+    /// was interrupted.
+    pub async fn promote(
+        &self,
+        node: NodeId,
+        instead_of: Option<NodeId>,
+    ) -> Result<Membership, AdminError> {
+        self.lead(Request::Promote(node, instead_of)).await
+    }
+
+    /// What the one daemon at `address` knows of the group; nobody else is asked.
+    pub async fn own_status(address: &str) -> Result<GroupStatus, AdminError> {
+        let mut silent = Silent::default();
+        match status_of(&Dial::default(), address).await {
+            Ok(answer) => answer.map_err(|denied| denied.at(address)),
+            Err(missed) => {
+                silent.note(address, missed)?;
+                Err(silent.error())
+            }
+        }
+    }
+
     /// Asks for a place in the group.
     pub(crate) async fn join(&self, applicant: Applicant) -> Result<Membership, AdminError> {
         self.lead(Request::Join(applicant)).await
@@ -178,6 +200,7 @@ enum Request {
     JoinCluster(Vec<String>),
     Remove(NodeId),
     Transfer(Option<NodeId>),
+    Promote(NodeId, Option<NodeId>),
 }
 
 /// Why a daemon gave no answer.
@@ -275,6 +298,11 @@ async fn send(
         Request::Transfer(to) => {
             let request = proto::TransferLeaderRequest { node: to.map(|node| node.0) };
             within(ATTEMPT, stub.transfer_leader(request)).await?
+        }
+        Request::Promote(node, instead_of) => {
+            let instead_of = instead_of.map(|node| node.0);
+            let request = proto::PromoteRequest { node: node.0, instead_of };
+            within(ATTEMPT, stub.promote(request)).await?
         }
     };
     Ok(reply.try_into()?)

@@ -31,6 +31,14 @@ pub enum AdminError {
     NotAVoter(NodeId),
     #[error("the group would have no voter left")]
     LastVoter,
+    #[error("member {0} has not caught up with the log yet, or does not answer")]
+    NotReady(NodeId),
+    /// An even number of voters tolerates no more failures than the odd one below it.
+    #[error(
+        "there would be {voters} voters, and an even number is of no use: name one that gives up its \
+         vote with --instead-of, or add another member, so that both get one"
+    )]
+    EvenVoters { voters: u32 },
     /// Two daemons were given the same address.
     #[error("another member of the cluster listens at {address}")]
     AddressTaken { address: String },
@@ -67,6 +75,8 @@ pub(crate) enum Denied {
     NoSuchMember(NodeId),
     NotAVoter(NodeId),
     LastVoter,
+    NotReady(NodeId),
+    EvenVoters(u32),
     Unreachable(String),
     AddressTaken(String),
     UnusableBackup(String),
@@ -86,7 +96,7 @@ impl Denied {
         let address = address.to_owned();
         match self {
             Self::Failure(Failure::NotInitialised) => AdminError::NotInitialised { address },
-            Self::Failure(Failure::NotLeader { .. } | Failure::Unavailable) => {
+            Self::Failure(Failure::NotLeader { .. } | Failure::Unavailable | Failure::NoSpace) => {
                 AdminError::Unavailable { tried: address, source: None }
             }
             Self::Refused(refusal) => AdminError::Refused(refusal),
@@ -95,6 +105,8 @@ impl Denied {
             Self::NoSuchMember(node) => AdminError::NoSuchMember(node),
             Self::NotAVoter(node) => AdminError::NotAVoter(node),
             Self::LastVoter => AdminError::LastVoter,
+            Self::NotReady(node) => AdminError::NotReady(node),
+            Self::EvenVoters(voters) => AdminError::EvenVoters { voters },
             Self::Unreachable(address) => AdminError::Unreachable { address },
             Self::AddressTaken(address) => AdminError::AddressTaken { address },
             Self::UnusableBackup(why) => AdminError::UnusableBackup { address, why },

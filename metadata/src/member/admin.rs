@@ -87,7 +87,7 @@ impl Admin {
     /// Waits until as many of `members` vote as will: before that, the death of this one daemon
     /// would be the end of the group.
     async fn wait_for_voters(&self, members: usize) {
-        let most = members.min(self.0.tuning.voters_max);
+        let most = members.min(self.0.voters_max());
         let wanted = if most.is_multiple_of(2) { most.saturating_sub(1) } else { most };
         let all_vote = async {
             while let Some(status) = self.0.node().map(|node| node.status()) {
@@ -165,6 +165,11 @@ impl Admin {
             last_log: status.last_log.unwrap_or(0),
             applied: status.applied.unwrap_or(0),
             snapshot: status.snapshot.unwrap_or(0),
+            snapshot_age_ms: status.snapshot_age_ms,
+            committed: status.committed.unwrap_or(0),
+            quorum_acked_ms: status.quorum_acked_ms,
+            is_full: status.is_full,
+            voters_max: machine.state.group.voters_max,
             revision: machine.state.revision(),
             sessions: machine.state.sessions().count() as u64,
             members: members.collect(),
@@ -257,6 +262,15 @@ impl proto::admin_server::Admin for Admin {
     ) -> Result<Reply<proto::NodeReply>, Status> {
         let to = request.into_inner().node.map(NodeId);
         Ok(Reply::new(self.0.call(group::transfer(&self.0, to)).await.into()))
+    }
+
+    async fn promote(
+        &self,
+        request: Request<proto::PromoteRequest>,
+    ) -> Result<Reply<proto::NodeReply>, Status> {
+        let proto::PromoteRequest { node, instead_of } = request.into_inner();
+        let promoted = group::promote_one(&self.0, NodeId(node), instead_of.map(NodeId));
+        Ok(Reply::new(self.0.call(promoted).await.into()))
     }
 }
 

@@ -25,7 +25,7 @@ use crate::deadlines::Heard;
 use crate::machine::{Proposal, RequestId};
 use crate::planted::{Planted, is_planted};
 use crate::replica::Replica;
-use crate::serve::Backend;
+use crate::serve::{Backend, Freshness};
 use crate::wire::{Failure, KeptAlive, decode_response, encode_proposal};
 use crate::{
     Answer, Applied, Client, Command, Error, EventKind, NodeId, Outcome, Query, Refusal, Response,
@@ -153,6 +153,11 @@ impl Core {
         }
     }
 
+    /// How many members vote at most, as far as this one knows.
+    pub(super) fn voters_max(&self) -> usize {
+        usize::try_from(self.replica.read().state.group.voters_max).unwrap_or(usize::MAX)
+    }
+
     pub(super) fn cluster(&self, node: &RaftNode) -> Uuid {
         Uuid::from_bytes(node.identity().cluster)
     }
@@ -251,6 +256,10 @@ impl Backend for Core {
     ) -> BoxFuture<'_, Result<Response, Failure>> {
         self.call(async move {
             let node = self.member()?;
+            // A member that does not lead names the one that does, whatever its own disk is like.
+            if node.is_full() && node.leadership().borrow().is_self {
+                return Err(Failure::NoSpace);
+            }
             let mut response = self.propose(&node, Proposal::Command { request, command }).await?;
             if let Ok(Applied { outcome: Outcome::Epoch(epoch), .. }) = &mut response
                 && is_planted(Planted::TermAsEpoch)
@@ -262,11 +271,14 @@ impl Backend for Core {
         .boxed()
     }
 
-    fn query(&self, query: Query) -> BoxFuture<'_, Result<Answer, Failure>> {
+    fn query(&self, query: Query, freshness: Freshness) -> BoxFuture<'_, Result<Answer, Failure>> {
         self.call(async move {
             let node = self.member()?;
-            if !is_planted(Planted::StaleRead) {
-                linearize(&node).await?;
+            match freshness {
+                Freshness::Linearizable if !is_planted(Planted::StaleRead) => {
+                    linearize(&node).await?
+                }
+                Freshness::Linearizable | Freshness::Stale => {}
             }
             Ok(self.replica.answer(&query))
         })
@@ -279,20 +291,33 @@ impl Backend for Core {
 
     fn watch(
         &self,
-        from: Revision,
+        from: Option<Revision>,
         kinds: Vec<EventKind>,
     ) -> BoxStream<'static, Result<WatchItem, Error>> {
         let address = self.options.address.clone();
-        if self.node().is_none() {
+        let Some(node) = self.node() else {
             let error = Error::NotInitialised { address };
             return futures::stream::iter([Err(error)]).boxed();
-        }
+        };
+        let unavailable = Error::Unavailable { tried: address.clone(), source: None };
         let (mut in_touch, stop) = (self.in_touch.subscribe(), self.stop.clone());
-        self.replica.watch(from, kinds, async move {
+        let stopped = stop.clone();
+        let items = self.replica.watch(from, kinds, async move {
             // What this member has applied may be old by now: the watcher should ask another.
             stop.run_until_cancelled(in_touch.wait_for(|in_touch| !in_touch)).await;
             Error::Unavailable { tried: address, source: None }
-        })
+        });
+        if from.is_some() {
+            return items;
+        }
+        let ready = async move {
+            let fresh = stopped.run_until_cancelled(linearize(&node)).await;
+            match fresh {
+                Some(Ok(())) => items,
+                Some(Err(_)) | None => futures::stream::iter([Err(unavailable)]).boxed(),
+            }
+        };
+        futures::stream::once(ready).flatten().boxed()
     }
 }
 

@@ -85,7 +85,8 @@ async fn electorate(core: &Core, status: &Status) -> Electorate {
         leader: status.node,
         voters: of_role(Role::Voter).map(|member| member.node).collect(),
         ready: BTreeSet::new(),
-        voters_max: core.tuning.voters_max,
+        matched: of_role(Role::Voter).filter_map(|it| Some((it.node, it.matched?))).collect(),
+        voters_max: core.voters_max(),
     };
     let near: Vec<_> = of_role(Role::Learner)
         .filter(|learner| {
@@ -94,15 +95,68 @@ async fn electorate(core: &Core, status: &Status) -> Electorate {
         .collect();
     if near.len() >= electorate.wants().min(2) {
         for learner in near {
-            if let Some(Ok(found)) = AdminClient::probe(&core.tuning.dial, &learner.address).await
-                && found.node == NodeId(learner.node)
-                && found.applied.saturating_add(LAG_MAX) >= last
-            {
+            if is_ready(core, learner, last).await {
                 electorate.ready.insert(learner.node);
             }
         }
     }
     electorate
+}
+
+/// Whether the member answers and has the log up to about `last`.
+async fn is_ready(core: &Core, member: &torus_raft::Member, last: u64) -> bool {
+    let found = AdminClient::probe(&core.tuning.dial, &member.address).await;
+    found.and_then(Result::ok).is_some_and(|found| {
+        found.node == NodeId(member.node) && found.applied.saturating_add(LAG_MAX) >= last
+    })
+}
+
+/// Gives a learner a vote, and finishes a change that was interrupted.
+pub(super) async fn promote_one(
+    core: &Core,
+    id: NodeId,
+    instead_of: Option<NodeId>,
+) -> Result<Membership, Denied> {
+    let node = core.member()?;
+    leads(&node)?;
+    let _turn = core.turn.acquire().await.map_err(|_| Failure::Unavailable)?;
+    let status = node.status();
+    let of = |id: NodeId| status.members.iter().find(|member| member.node == id.0);
+    let member = of(id).ok_or(Denied::NoSuchMember(id))?;
+    if let Some(other) = instead_of {
+        match of(other).map(|other| other.role) {
+            None => return Err(Denied::NoSuchMember(other)),
+            Some(Role::Learner) => return Err(Denied::NotAVoter(other)),
+            Some(Role::Voter) => {}
+        }
+        if other.0 == status.node {
+            // The next leader does it.
+            node.transfer_leader(None).await.map_err(|err| denied(&node, err))?;
+            let leader = node.leadership().borrow().leader.clone();
+            return Err(not_leader(&node, leader).into());
+        }
+    }
+    let is_voter = member.role == Role::Voter;
+    if !is_voter && !is_ready(core, member, status.last_log.unwrap_or(0)).await {
+        return Err(Denied::NotReady(id));
+    }
+    let electorate = electorate(core, &status).await;
+    let mut silent = BTreeSet::new();
+    for voter in status.members.iter().filter(|it| it.role == Role::Voter && !is_voter) {
+        if voter.node != status.node && !lives(core, voter).await {
+            silent.insert(voter.node);
+        }
+    }
+    let voters = electorate.with(id.0, instead_of.map(|other| other.0), &silent);
+    let voters = voters.ok_or_else(|| {
+        let voters = u32::try_from(electorate.voters.len()).unwrap_or(u32::MAX);
+        Denied::EvenVoters(voters.saturating_add(1))
+    })?;
+    if voters != electorate.voters || status.joint {
+        insist(|| node.set_voters(voters.clone())).await?;
+        tracing::info!(?voters, "the group has these voters now");
+    }
+    Ok(core.place(&node, id))
 }
 
 /// Takes a daemon in: a new identity, then a place as a learner.

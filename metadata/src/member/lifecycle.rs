@@ -125,6 +125,9 @@ async fn begin(core: &Arc<Core>, options: InitOptions) -> Result<Membership, Den
         return Err(Denied::Refused(Refusal::BLOCK_SIZE));
     }
     crate::state::validate_ring(&first_ring(&options)).map_err(Denied::Refused)?;
+    if let Some(voters_max) = options.voters_max {
+        crate::state::validate_voters_max(voters_max).map_err(Denied::Refused)?;
+    }
     let cluster = uuid::Uuid::new_v4();
     let node = RaftNode::bootstrap(core.raft_options(), *cluster.as_bytes(), core.machine()).await;
     core.install(node.map_err(|err| fail(core, err))?);
@@ -138,16 +141,26 @@ async fn format(core: &Arc<Core>, options: InitOptions) -> Result<Membership, De
     let node = core.member()?;
     let cluster = core.cluster(&node);
     let ring = first_ring(&options);
-    let InitOptions { block_size, block_spec, .. } = options;
+    let InitOptions { block_size, block_spec, voters_max, .. } = options;
+    // First, so that a repetition of an interrupted `init` comes by here again.
+    if let Some(voters_max) = voters_max {
+        match core.client().execute(Command::SetVotersMax(voters_max)).await {
+            Ok(_) => {}
+            Err(Error::Refused(refusal)) => return Err(Denied::Refused(refusal)),
+            Err(err) => return Err(unformatted(&err)),
+        }
+    }
     let global = GlobalMetadata { cluster, block_size, block_spec };
     match core.client().execute(Command::Init { global, ring }).await {
         Ok(_) => Ok(core.place(&node, NodeId(node.identity().node))),
         Err(Error::Refused(refusal)) => Err(Denied::Refused(refusal)),
-        Err(err) => {
-            tracing::warn!(error = %err, "the cluster was begun but not formatted");
-            Err(Failure::Unavailable.into())
-        }
+        Err(err) => Err(unformatted(&err)),
     }
+}
+
+fn unformatted(err: &Error) -> Denied {
+    tracing::warn!(error = %err, "the cluster was begun but not formatted");
+    Failure::Unavailable.into()
 }
 
 fn first_ring(options: &InitOptions) -> Ring {

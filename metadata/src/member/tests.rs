@@ -27,6 +27,10 @@ use crate::{
 /// Nothing that a test waits for takes longer, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(40);
 
+mod membership;
+mod scale;
+mod watches;
+
 /// A daemon: a member, its server, and a task that registers it as a peer.
 struct Daemon {
     number: u128,
@@ -128,6 +132,7 @@ fn options() -> InitOptions {
         block_spec: "crc".parse().unwrap(),
         replication: 2,
         ring: RingKind::Ketama,
+        voters_max: None,
     }
 }
 

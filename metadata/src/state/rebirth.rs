@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use torus_blockstore::{Epoch, INodeIndex, VolumeId};
 
 use super::{Change, State};
-use crate::{Event, Refusal, Revision, RingVersion, SnapshotId};
+use crate::{Event, Group, Refusal, Revision, RingVersion, SnapshotId};
 
 /// At a million changes a second, twelve days. JSON keeps numbers exactly up to 8,192 such leaps.
 const REVISIONS: u64 = 1 << 40;
@@ -51,6 +51,7 @@ impl State {
             self.forget_rings(&BTreeSet::from([former]));
         }
         // Identities in the former group.
+        self.group = Group { voters_max: self.group.voters_max, ..Group::default() };
         self.nodes.clear();
         for peer in self.peers.values_mut() {
             peer.node = None;

@@ -21,6 +21,8 @@ impl From<Denied> for proto::AdminFailure {
             Denied::NoSuchMember(node) => Kind::NoSuchMember(node.0),
             Denied::NotAVoter(node) => Kind::NotAVoter(node.0),
             Denied::LastVoter => Kind::LastVoter(proto::Nothing {}),
+            Denied::NotReady(node) => Kind::NotReady(node.0),
+            Denied::EvenVoters(voters) => Kind::EvenVoters(voters),
             Denied::Unreachable(address) => Kind::Unreachable(address),
             Denied::AddressTaken(address) => Kind::AddressTaken(address),
             Denied::UnusableBackup(why) => Kind::UnusableBackup(why),
@@ -45,6 +47,8 @@ impl TryFrom<proto::AdminFailure> for Denied {
             Kind::NoSuchMember(node) => Self::NoSuchMember(NodeId(node)),
             Kind::NotAVoter(node) => Self::NotAVoter(NodeId(node)),
             Kind::LastVoter(_) => Self::LastVoter,
+            Kind::NotReady(node) => Self::NotReady(NodeId(node)),
+            Kind::EvenVoters(voters) => Self::EvenVoters(voters),
             Kind::Unreachable(address) => Self::Unreachable(address),
             Kind::AddressTaken(address) => Self::AddressTaken(address),
             Kind::UnusableBackup(why) => Self::UnusableBackup(why),
@@ -63,6 +67,7 @@ impl From<InitOptions> for proto::InitRequest {
             block_spec: options.block_spec.to_string(),
             replication: options.replication,
             ring_kind: proto::RingKind::from(options.ring).into(),
+            voters_max: options.voters_max.unwrap_or(0),
         }
     }
 }
@@ -76,6 +81,7 @@ impl TryFrom<proto::InitRequest> for InitOptions {
             block_spec: block_spec(&request.block_spec)?,
             replication: request.replication,
             ring: request.ring_kind().try_into()?,
+            voters_max: (request.voters_max != 0).then_some(request.voters_max),
         })
     }
 }
@@ -213,6 +219,11 @@ impl From<Result<GroupStatus, Denied>> for proto::StatusReply {
                 generation: status.generation,
                 level: status.level.0,
                 known_level: status.known_level.0,
+                committed: status.committed,
+                quorum_acked_ms: status.quorum_acked_ms,
+                snapshot_age_ms: status.snapshot_age_ms,
+                voters_max: status.voters_max,
+                is_full: status.is_full,
             }),
             Err(denied) => Kind::Failure(denied.into()),
         };
@@ -240,6 +251,11 @@ impl TryFrom<proto::StatusReply> for Result<GroupStatus, Denied> {
                 generation: status.generation,
                 level: FeatureLevel::from_wire(status.level),
                 known_level: FeatureLevel::from_wire(status.known_level),
+                committed: status.committed,
+                quorum_acked_ms: status.quorum_acked_ms,
+                snapshot_age_ms: status.snapshot_age_ms,
+                voters_max: status.voters_max,
+                is_full: status.is_full,
             }),
             Kind::Failure(failure) => Err(failure.try_into()?),
         })
@@ -294,6 +310,7 @@ mod tests {
             block_spec: "crc".parse().unwrap(),
             replication: 3,
             ring: RingKind::Empty,
+            voters_max: Some(3),
         };
         assert_eq!(proto::InitRequest::from(options.clone()).try_into(), Ok(options));
         let done = Ok(Initialised { cluster: Uuid::from_u128(7), peers: 3 });
@@ -313,6 +330,8 @@ mod tests {
             Denied::NoSuchMember(NodeId(3)),
             Denied::NotAVoter(NodeId(3)),
             Denied::LastVoter,
+            Denied::NotReady(NodeId(3)),
+            Denied::EvenVoters(4),
             Denied::Unreachable("b:2".to_owned()),
             Denied::AddressTaken("b:2".to_owned()),
             Denied::UnusableBackup("damaged".to_owned()),
@@ -349,6 +368,11 @@ mod tests {
             generation: 3,
             level: FeatureLevel(2),
             known_level: FeatureLevel(4),
+            committed: 10,
+            quorum_acked_ms: Some(11),
+            snapshot_age_ms: Some(12),
+            voters_max: 13,
+            is_full: true,
         });
         assert_eq!(proto::StatusReply::from(status.clone()).try_into(), Ok(status));
         let applicant = Applicant {

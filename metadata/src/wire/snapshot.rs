@@ -19,7 +19,9 @@ use super::proto::snapshot_record::{self as record, Kind};
 use super::{Malformed, peer_id, proto, required};
 use crate::dedupe::Answered;
 use crate::machine::{Machine, Tenure};
-use crate::{FeatureLevel, NodeId, Peer, Revision, Ring, RingVersion, Session, State, Volume};
+use crate::{
+    FeatureLevel, Group, NodeId, Peer, Revision, Ring, RingVersion, Session, State, Volume,
+};
 
 const MAGIC: &[u8; 8] = b"TORUSMDS";
 const VERSION: u32 = 1;
@@ -99,6 +101,9 @@ pub(crate) fn write_snapshot(image: Image, to: &mut dyn Write) -> io::Result<()>
     }
     for volume in state.volumes.into_values() {
         put(Kind::Volume(volume.into()))?;
+    }
+    if state.group != Group::default() {
+        put(Kind::Group(state.group.into()))?;
     }
     for (index, request, response) in answered.iter() {
         let (request, response) = (Some(request.into()), Some(response.clone().into()));
@@ -192,6 +197,7 @@ impl Reading {
                 state.names.insert(volume.name.clone(), volume.id);
                 state.volumes.insert(volume.id, volume);
             }
+            Kind::Group(group) => state.group = group.into(),
             Kind::Answered(answer) => {
                 let request = required(answer.request, "a request")?.try_into()?;
                 let response = required(answer.response, "a response")?.try_into()?;

@@ -18,6 +18,7 @@ use crate::apply::Machine;
 use crate::config::{Command, Entry, LeaderId, LogId, Payload, TypeConfig, Vote};
 use crate::error::Error;
 use crate::machine::{SnapshotWriter, StateMachine};
+use crate::node::Space;
 use crate::options::Identity;
 use crate::snapshot::Shelf;
 use crate::storage::{Blocking, Change};
@@ -45,7 +46,7 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, TempDir> for Builder {
         let dir = TempDir::new().unwrap();
         let log = open(&dir.path().join("log")).unwrap();
         let shelf = Shelf::open(&dir.path().join("snapshot"), [7; 16], Blocking::Threads).unwrap();
-        Ok((dir, log, Machine::new(Box::new(Nothing), Arc::new(shelf))))
+        Ok((dir, log, Machine::new(Box::new(Nothing), Arc::new(shelf), Space::of(".".into()))))
     }
 }
 

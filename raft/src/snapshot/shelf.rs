@@ -5,6 +5,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::file::{self, SnapshotFile};
 use crate::config::{LogId, SnapshotMeta};
@@ -93,6 +94,13 @@ impl Shelf {
     /// Its index.
     pub(crate) fn last_index(&self) -> Option<u64> {
         self.last().map(|id| id.index)
+    }
+
+    /// How long ago the current snapshot was written.
+    pub(crate) fn age(&self) -> Option<Duration> {
+        let written = fs::metadata(&self.current().as_ref()?.path).ok()?.modified().ok()?;
+        // A clock that was put back makes it new.
+        Some(written.elapsed().unwrap_or_default())
     }
 
     /// The current snapshot, opened: it stays readable when a newer one takes its place.

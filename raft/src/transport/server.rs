@@ -21,6 +21,7 @@ use tonic::{Request, Response, Status, Streaming, async_trait};
 use super::admit;
 use crate::config::{Entry, LogId, MESSAGE_SIZE_MAX, Raft, SnapshotMeta, TypeConfig, Vote};
 use crate::error::DecodeError;
+use crate::node::Space;
 use crate::options::Identity;
 use crate::snapshot::{Draft, Shelf, SnapshotFile, read_meta};
 use crate::wire::proto::raft_server::{Raft as Service, RaftServer};
@@ -66,6 +67,7 @@ pub(crate) struct Receiver {
     identity: Identity,
     raft: Raft,
     shelf: Arc<Shelf>,
+    space: Arc<Space>,
     snapshot_size_max: u64,
     // One snapshot at a time: each may be as large as the disk has room for.
     receiving: Semaphore,
@@ -76,9 +78,10 @@ impl Receiver {
         identity: Identity,
         raft: Raft,
         shelf: Arc<Shelf>,
+        space: Arc<Space>,
         snapshot_size_max: u64,
     ) -> Self {
-        Self { identity, raft, shelf, snapshot_size_max, receiving: Semaphore::new(1) }
+        Self { identity, raft, shelf, space, snapshot_size_max, receiving: Semaphore::new(1) }
     }
 
     fn vote_request(&self, request: proto::VoteRequest) -> Result<VoteRequest<TypeConfig>, Status> {
@@ -213,6 +216,10 @@ impl Service for Receiver {
         let request = request.into_inner();
         admit(self.identity, request.envelope.as_ref())?;
         let request = append_request(request)?;
+        // Heartbeats pass, so the leader stays known and nobody campaigns.
+        if !request.entries.is_empty() && self.space.is_low() {
+            return Err(Status::resource_exhausted("the disk of the log is full"));
+        }
         let reply = self.raft.append_entries(request).await.map_err(|err| broken(&err))?;
         let outcome = match reply {
             AppendEntriesResponse::Success => Outcome::Success(Success {}),

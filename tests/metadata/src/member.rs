@@ -114,7 +114,7 @@ async fn follow(world: Arc<World>, number: usize, service: Arc<dyn MetadataServi
                     world.saw(&who, revision, format!("{events:?}"));
                     from = revision;
                 }
-                Ok(WatchItem::Progress(_)) => {}
+                Ok(WatchItem::Progress(_) | WatchItem::Listed(_)) => {}
                 Err(torus_metadata::Error::Compacted { compacted }) => from = compacted,
                 Err(_) => {}
             }

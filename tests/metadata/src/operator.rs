@@ -28,6 +28,7 @@ pub(crate) async fn run(world: Arc<World>) -> Ended {
         block_spec: "crc".parse()?,
         replication: REPLICATION,
         ring: RingKind::Ketama,
+        voters_max: None,
     };
     // All daemons are up before an operator says `init`.
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -122,6 +123,8 @@ async fn watch(world: Arc<World>, client: Client) {
                     seen = revision;
                 }
                 Ok(WatchItem::Progress(revision)) => none_left_out(&world, seen, revision),
+                // No list was asked for.
+                Ok(WatchItem::Listed(_)) => {}
                 Err(torus_metadata::Error::Compacted { compacted }) => {
                     world.trace.sometimes("a watch was told that changes are not kept");
                     seen = seen.max(compacted);

@@ -18,7 +18,7 @@ fn lived() -> State {
         Command::SetRing(ring(2, &[1])),
         create("disk"),
         create("gone"),
-        Command::DeleteVolume { name: "gone".to_owned(), force: false },
+        Command::DeleteVolume { volume: VolumeId::new(2).unwrap(), force: false },
         Command::OpenSession { owner: "host".to_owned(), ttl_ms: 1000 },
         Command::LockVolume { volume, session: SessionId(8) },
         Command::ReserveINodes { volume, epoch: Epoch(1), count: 3 },
