@@ -51,6 +51,9 @@ struct State {
     busy: bool,
     mood: Mood,
     fail_next: bool,
+    /// The votes that were written since the last crash, and how many of them were answered.
+    votes: Vec<Vec<u8>>,
+    votes_answered: usize,
 }
 
 #[derive(Clone, Default)]
@@ -112,6 +115,8 @@ impl Disk {
             busy: false,
             mood: Mood::Well,
             fail_next: false,
+            votes: Vec::new(),
+            votes_answered: 0,
         };
         let chance = Chance::new(seed, &format!("disk {member}"));
         Self { member, chance, world, state: Mutex::new(state) }
@@ -132,10 +137,23 @@ impl Disk {
         for batch in &pending[..kept] {
             state.durable.apply(batch);
         }
+        self.check_vote(&mut state);
         state.live = state.durable.clone();
         state.busy = false;
         state.fail_next = false;
         state.opened += 1;
+    }
+
+    /// A vote that was given is never forgotten, nor any behind it.
+    fn check_vote(&self, state: &mut State) {
+        let kept = state.durable.values.get("vote").cloned();
+        let place = state.votes.iter().rposition(|vote| Some(vote) == kept.as_ref());
+        let is_kept = place.map_or(0, |place| place + 1) >= state.votes_answered;
+        if !is_kept && let Some(world) = self.world.upgrade() {
+            world.trace.violation(&format!("m{} has forgotten a vote that it gave", self.member));
+        }
+        state.votes_answered = usize::from(kept.is_some());
+        state.votes = kept.into_iter().collect();
     }
 
     pub(crate) fn set_mood(&self, mood: Mood) {
@@ -159,9 +177,13 @@ impl Disk {
         }
         let last = state.live.entries.last_key_value().map(|(index, _)| *index);
         let mut votes = false;
+        let mut written = Vec::new();
         for change in batch {
             match change {
-                Change::PutValue { name: "vote", .. } => votes = true,
+                Change::PutValue { name: "vote", value } => {
+                    votes = true;
+                    written.push(value.to_vec());
+                }
                 // Entries are given up that never were here: their effects came as a snapshot.
                 Change::RemoveEntries { last: end, .. } if last.is_none_or(|last| last < *end) => {
                     world.trace.sometimes("a snapshot was installed");
@@ -176,6 +198,7 @@ impl Disk {
         }
         let batch: Vec<Owned> = batch.iter().map(Owned::from).collect();
         state.live.apply(&batch);
+        state.votes.append(&mut written);
         world.trace.note(&format!("m{}: writes {}, sync {sync}", self.member, batch.len()));
         state.pending.push(batch);
         if sync && !(votes && world.mutation == Some(Mutation::UnsyncedVote)) {
@@ -248,7 +271,10 @@ impl Pace for SimStorage {
     }
 
     fn after_write(&self) -> BoxFuture<'static, ()> {
-        self.0.state().busy = false;
+        let mut state = self.0.state();
+        state.busy = false;
+        state.votes_answered = state.votes.len();
+        drop(state);
         tokio::time::sleep(Duration::from_micros(self.0.chance.within(10..1000))).boxed()
     }
 }
