@@ -7,6 +7,7 @@ use crate::{Answer, Applied, Command, Error, Event, EventKind, Query, Revision, 
 
 /// One item of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "moved once a list")]
 pub enum WatchItem {
     /// All that one revision changed, of the kinds asked for.
     Events { revision: Revision, events: Vec<Event> },

@@ -156,6 +156,7 @@ impl State {
         self.sessions.values()
     }
 
+    #[expect(clippy::too_many_lines, reason = "a line or two for each command")]
     fn change(&mut self, index: u64, command: Command) -> Result<Change, Refusal> {
         // A daemon gets its identity and registers before or after `init`, as it happens.
         let any_time = matches!(

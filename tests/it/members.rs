@@ -50,7 +50,8 @@ fn votes_are_counted_given_and_taken() {
     let cluster = Cluster::start(&options);
     wait_for_voters(&cluster, 3);
     assert_refused(&cluster.ctl(&["member", "voters", "4"]), USAGE, "1, 3, 5");
-    let learner = members(&cluster, "learner")[0]["id"].to_string();
+    let learner_id = members(&cluster, "learner")[0]["id"].clone();
+    let learner = learner_id.to_string();
     let voter = members(&cluster, "voter")[0]["id"].to_string();
     assert_refused(&cluster.ctl(&["member", "promote", &learner]), FAILURE, "--instead-of");
     assert_refused(&cluster.ctl(&["member", "promote", "9999"]), FAILURE, "9999");
@@ -58,7 +59,7 @@ fn votes_are_counted_given_and_taken() {
     // Said again, it is done already.
     cluster.ctl(&["member", "promote", &learner]).success();
     let voters = members(&cluster, "voter");
-    assert!(voters.iter().any(|it| it["id"].to_string() == learner), "{voters:?}");
+    assert!(voters.iter().any(|it| it["id"] == learner_id), "{voters:?}");
     cluster.ctl(&["member", "voters", "5"]).success();
     wait_for_voters(&cluster, 5);
     assert_eq!(cluster.ctl_json(&["status"])["problems"], serde_json::json!([]));

@@ -209,7 +209,7 @@ pub(in crate::ctl) mod tests {
     use super::*;
     use expect_test::expect;
     use serde_json::json;
-    use torus_metadata::{NodeId, Revision};
+    use torus_metadata::{FeatureLevel, NodeId, Revision};
     use uuid::Uuid;
 
     /// Members 1 to 3, of which 1 leads and answers; 3 is a learner that is behind.
@@ -251,6 +251,9 @@ pub(in crate::ctl) mod tests {
             members,
             joint: false,
             voters_max: 5,
+            generation: 1,
+            level: FeatureLevel::OWN,
+            known_level: FeatureLevel::OWN,
         }
     }
 

@@ -26,6 +26,7 @@ async fn list(client: &Client) -> (usize, usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::print_stdout, reason = "how long each step took, for who runs it by hand")]
 async fn a_large_state_is_listed_saved_and_restored() {
     let daemon = Daemon::start(1, &[]).await;
     daemon.admin().init(options()).await.unwrap();

@@ -20,7 +20,7 @@ fn changed(revision: u64, event: Event) -> Followed {
 
 fn listed(revision: u64, volumes: Vec<Volume>) -> Followed {
     let revision = Revision(revision);
-    Followed::Listed(Answer::Volumes { volumes, volumes_minted: 9, revision })
+    Followed::Listed(Answer::Volumes { volumes, volumes_minted: 9, lost: Vec::new(), revision })
 }
 
 /// A volume is listed, locked, gets a head, a name and is deleted; another is created.
