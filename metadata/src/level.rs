@@ -7,7 +7,7 @@
 //! | level | what it adds                            |
 //! |------:|-----------------------------------------|
 //! |     1 | everything from before there were levels |
-//! |     2 | `Command::ForgetLostVolumes`, `DeleteVolume` (by ID), `SetVotersMax` |
+//! |     2 | `Command::ForgetLostVolumes`            |
 
 use std::fmt;
 
@@ -43,9 +43,7 @@ impl Command {
     /// The level that the cluster must be at.
     pub(crate) fn level(&self) -> FeatureLevel {
         match self {
-            Self::ForgetLostVolumes | Self::DeleteVolume { .. } | Self::SetVotersMax(_) => {
-                FeatureLevel(2)
-            }
+            Self::ForgetLostVolumes => FeatureLevel(2),
             _ => FeatureLevel(1),
         }
     }

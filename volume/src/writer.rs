@@ -9,6 +9,7 @@ mod collect;
 mod context;
 mod edge;
 mod paging;
+mod reads;
 mod reclaim;
 mod request;
 mod resize;

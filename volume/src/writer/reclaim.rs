@@ -8,13 +8,13 @@
 //! stops all this: nothing is deleted because something could not be read.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use torus_blockstore::{BlockKind, BlockRef, INodeIndex, INodeRef, PeerId, VolumeId};
 use torus_metadata::{Command, Head, LogPosition, SnapshotId, Volume as Metadata};
 
+use super::reads::{Mark, Reading, Reads};
 use super::{Context, Event, Reply, Writer};
 use crate::Error;
 use crate::checkpoint::{Dead, blocks_of_inode};
@@ -51,8 +51,8 @@ pub(super) enum Step {
 
 /// Dead blocks that wait until nobody reads them.
 struct Grave {
-    /// Held by every read that was begun before.
-    readers: Arc<()>,
+    /// The reads that began before may need them.
+    mark: Mark,
     blocks: Vec<BlockRef>,
 }
 
@@ -60,8 +60,7 @@ pub(super) struct Reclaimer {
     volume: VolumeId,
     snapshots: BTreeMap<SnapshotId, Head>,
     retired: Vec<Head>,
-    /// Held by the reads that begin now.
-    readers: Arc<()>,
+    reads: Reads,
     /// What the checkpoint on its way leaves out; the head still needs it.
     buried: Vec<Grave>,
     graves: VecDeque<Grave>,
@@ -75,8 +74,8 @@ pub(super) struct Reclaimer {
     is_decided: bool,
     /// What the job has found, while the table is being read.
     candidates: Option<(Job, BTreeSet<BlockRef>)>,
-    /// Held by the reads that were under way when the job began.
-    readers_before: Option<Arc<()>>,
+    /// The reads that were under way when the job began.
+    job_mark: Option<Mark>,
     /// Peers that may hold what nobody needs.
     unswept: BTreeSet<PeerId>,
     /// The same, which failed lately.
@@ -103,7 +102,7 @@ impl Reclaimer {
             volume: volume.id,
             snapshots: snapshots.collect(),
             retired: volume.retired.clone(),
-            readers: Arc::new(()),
+            reads: Reads::default(),
             buried: Vec::new(),
             graves: VecDeque::new(),
             freeing: 0,
@@ -112,7 +111,7 @@ impl Reclaimer {
             job: None,
             is_decided: false,
             candidates: None,
-            readers_before: None,
+            job_mark: None,
             unswept: BTreeSet::new(),
             unswept_later: BTreeSet::new(),
             is_retired_stuck: false,
@@ -125,8 +124,8 @@ impl Reclaimer {
     }
 
     /// To be held by a read until it has ended.
-    pub(super) fn reader(&self) -> Arc<()> {
-        Arc::clone(&self.readers)
+    pub(super) fn reader(&self) -> Reading {
+        self.reads.begin()
     }
 
     /// Whether the peers hold nothing of the volume that it does not need, as far as is known.
@@ -188,9 +187,8 @@ impl Reclaimer {
 
     /// Whether closing waits for what is under way; not for reads, which may never end.
     pub(super) fn is_closing(&self) -> bool {
-        let has_readers = |readers: &Arc<()>| Arc::strong_count(readers) > 1;
-        let is_read = self.graves.front().is_some_and(|grave| has_readers(&grave.readers))
-            || self.readers_before.as_ref().is_some_and(has_readers);
+        let marks = self.graves.front().map(|grave| grave.mark).into_iter().chain(self.job_mark);
+        let is_read = marks.into_iter().any(|mark| !self.reads.is_passed(mark));
         let is_asking = self.is_once_more && self.is_sweep_begun && !self.is_swept;
         let is_working = self.job.is_some() || !self.unswept.is_empty() || is_asking;
         self.freeing > 0 || (!is_read && is_working)
@@ -269,8 +267,8 @@ impl Reclaimer {
             }
         }
         // Reads that begin from now on find nothing in them.
-        let readers = std::mem::replace(&mut self.readers, Arc::new(()));
-        self.buried.push(Grave { readers, blocks });
+        let mark = self.reads.mark();
+        self.buried.push(Grave { mark, blocks });
     }
 
     /// The checkpoint is the head.
@@ -300,7 +298,7 @@ impl Reclaimer {
     /// The first grave that nobody reads in any more; those behind it wait for it.
     fn open_grave(&mut self) -> Option<Vec<BlockRef>> {
         let front = self.graves.front()?;
-        if Arc::strong_count(&front.readers) > 1 {
+        if !self.reads.is_passed(front.mark) {
             return None;
         }
         self.graves.pop_front().map(|grave| grave.blocks)
@@ -358,8 +356,7 @@ impl Writer {
             (None, None) => return,
         };
         self.reclaimer.job = Some(job.clone());
-        let before = std::mem::replace(&mut self.reclaimer.readers, Arc::new(()));
-        self.reclaimer.readers_before = Some(before);
+        self.reclaimer.job_mark = Some(self.reclaimer.reads.mark());
         let (context, newest) = (self.context.clone(), self.newest_inode());
         self.push_event(async move {
             let blocks = match &job {
@@ -455,8 +452,8 @@ impl Writer {
         }
         // Reads that were under way when the job began may still go to what it is about to delete;
         // those that were when a checkpoint was prepared, to what is in graves.
-        let readers = self.reclaimer.readers_before.as_ref();
-        let is_read = readers.is_some_and(|readers| Arc::strong_count(readers) > 1);
+        let is_read =
+            self.reclaimer.job_mark.is_some_and(|mark| !self.reclaimer.reads.is_passed(mark));
         if is_read || !self.reclaimer.graves.is_empty() {
             return;
         }

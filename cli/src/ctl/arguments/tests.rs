@@ -35,6 +35,7 @@ fn the_seeds_commands_are_understood() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a line or two for each command")]
 fn every_command_is_understood() {
     check(
         "init --block-size 1MiB --block-spec crc,rep=3 --replication 3 --no-ring --view",
