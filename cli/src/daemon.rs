@@ -29,6 +29,8 @@ use self::threads::DataThreads;
 const BACKLOG: u32 = 1024;
 /// How long connections may take to end when the daemon stops.
 const DRAIN: Duration = Duration::from_secs(5);
+/// How long stopping after a failure may take altogether.
+const LAST_PATIENCE: Duration = Duration::from_secs(15);
 /// How long the metadata member may take to stop.
 const CLOSE: Duration = Duration::from_secs(15);
 
@@ -145,6 +147,9 @@ async fn serve(arguments: Arguments, data: &Arc<DataThreads>) -> Result<(), Fail
     let result = live(&member, &storage, options, data, &stop, &arguments).await;
 
     tracing::info!("stopping");
+    if let Err(failure) = &result {
+        end_in_any_case(failure.line());
+    }
     stop.cancel();
     storage.close();
     if tokio::time::timeout(DRAIN, doors).await.is_err() {
@@ -156,6 +161,16 @@ async fn serve(arguments: Arguments, data: &Arc<DataThreads>) -> Result<(), Fail
         tracing::error!("the metadata member is not closed in time");
     }
     result
+}
+
+/// Ends the process even if it cannot be ended in order: threads that wait for a disk which hangs would
+/// keep it for ever.
+fn end_in_any_case(failure: String) {
+    std::thread::spawn(move || {
+        std::thread::sleep(LAST_PATIENCE);
+        tracing::error!(failure, "not stopped in order; the process ends as it is");
+        std::process::abort();
+    });
 }
 
 /// Gets the daemon into its cluster and opens its store, then waits for the end.

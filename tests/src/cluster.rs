@@ -215,6 +215,11 @@ impl Cluster {
         ended
     }
 
+    /// What a running daemon has logged.
+    pub fn log(&mut self, index: usize) -> String {
+        self.daemon(index).log()
+    }
+
     pub fn pause(&mut self, index: usize) {
         self.daemon(index).pause();
     }

@@ -23,6 +23,7 @@ use crate::log::{Database, Founding, LogStore};
 use crate::machine::{SnapshotWriter, StateMachine};
 use crate::options::{Identity, Options};
 use crate::snapshot::{Shelf, body};
+use crate::status;
 use crate::storage::Blocking;
 
 /// A place in a log.
@@ -194,6 +195,9 @@ impl<A: StateMachine> Reading<A> {
                 catch_unwind(apply).map_err(|_| format!("entry {index} cannot be applied"))?;
             }
             Payload::Membership(membership) => {
+                // It counts in the state as it did when the group applied it.
+                let joint = membership.get_joint_config().len() > 1;
+                self.app.regroup(&status::members(&membership, |_| None), joint);
                 self.membership = StoredMembership::new(Some(entry.log_id), membership);
             }
         }
