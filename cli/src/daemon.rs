@@ -165,6 +165,7 @@ async fn serve(arguments: Arguments, data: &Arc<DataThreads>) -> Result<(), Fail
 
 /// Ends the process even if it cannot be ended in order: threads that wait for a disk which hangs would
 /// keep it for ever.
+#[expect(clippy::disallowed_methods, reason = "it is the time that is waited for")]
 fn end_in_any_case(failure: String) {
     std::thread::spawn(move || {
         std::thread::sleep(LAST_PATIENCE);

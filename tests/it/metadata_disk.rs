@@ -138,7 +138,7 @@ fn a_leader_whose_disk_hangs_hands_over_and_then_ends() {
     });
     // The process itself cannot end while the tracer holds one of its threads in the call.
     let log = wait_until("the daemon gives up", BOUND, || {
-        let log = cluster.log(leader);
+        let log = cluster.said(leader);
         if log.contains("error: the metadata member cannot go on") { Ok(log) } else { Err(log) }
     });
     assert!(log.contains("the disk of the Raft log is stuck"), "{log}");

@@ -216,7 +216,7 @@ impl Cluster {
     }
 
     /// What a running daemon has logged.
-    pub fn log(&mut self, index: usize) -> String {
+    pub fn said(&mut self, index: usize) -> String {
         self.daemon(index).log()
     }
 
