@@ -10,7 +10,8 @@ use torus_metadata::{Error, GroupPlace, Head, Lock, LogPosition, NodeId};
 fn check(kinds: &[Kind], steps: Vec<Followed>, expected: Expect) {
     let mut view = View::new(kinds.iter().copied().collect());
     let lines = steps.into_iter().flat_map(|step| view.take(step));
-    let lines: Vec<_> = lines.filter_map(|line| line.text).collect();
+    // What is expected loses the indentation that all its lines have.
+    let lines: Vec<_> = lines.filter_map(|line| line.text).map(|it| format!("|{it}")).collect();
     expected.assert_eq(&lines.join("\n"));
 }
 
@@ -50,21 +51,21 @@ fn volumes_heads_and_locks_change_apart() {
         &[],
         story(),
         expect![[r#"
-                   7  is       volume   disk, 10.0 GiB
-                   8  changed  lock     disk: by host (session 13, epoch 3)
-                   9  changed  head     disk: INode 5, 1 block (epoch 3)
-                  10  new      volume   new, 10.0 GiB
-                  11  changed  volume   other, 10.0 GiB: name
-                  11  gone     lock     other
-                  12  gone     volume   other, 10.0 GiB
-                  13  gone     volume   number 99"#]],
+            |       7  is       volume   disk, 10.0 GiB
+            |       8  changed  lock     disk: by host (session 13, epoch 3)
+            |       9  changed  head     disk: INode 5, 1 block (epoch 3)
+            |      10  new      volume   new, 10.0 GiB
+            |      11  changed  volume   other, 10.0 GiB: name
+            |      11  gone     lock     other
+            |      12  gone     volume   other, 10.0 GiB
+            |      13  gone     volume   number 99"#]],
     );
     check(
         &[Kind::Locks],
         story(),
         expect![[r#"
-                   8  changed  lock     disk: by host (session 13, epoch 3)
-                  11  gone     lock     other"#]],
+            |       8  changed  lock     disk: by host (session 13, epoch 3)
+            |      11  gone     lock     other"#]],
     );
 }
 
@@ -88,14 +89,14 @@ fn after_a_compaction_all_there_is_comes_again() {
             changed(81, Event::VolumeChanged(volume(2, "new", None))),
         ],
         expect![[r#"
-                   3  changed  volume   disk, 10.0 GiB
-                   3  changed  lock     disk: by host (session 1, epoch 2)
-                   4  gone     session  2
-            compacted: what changed up to revision 70 is no longer kept; all there is follows
-                  80  is       volume   disk, 10.0 GiB
-                  80  is       lock     disk: by host (session 1, epoch 2)
-                  80  is       members  1 at a:1 (voter), 2 at a:2 (learner); a change is under way
-                  81  new      volume   new, 10.0 GiB"#]],
+            |       3  changed  volume   disk, 10.0 GiB
+            |       3  changed  lock     disk: by host (session 1, epoch 2)
+            |       4  gone     session  2
+            |compacted: what changed up to revision 70 is no longer kept; all there is follows
+            |      80  is       volume   disk, 10.0 GiB
+            |      80  is       lock     disk: by host (session 1, epoch 2)
+            |      80  is       members  1 at a:1 (voter), 2 at a:2 (learner); a change is under way
+            |      81  new      volume   new, 10.0 GiB"#]],
     );
 }
 
