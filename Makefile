@@ -11,6 +11,8 @@
 #   make soak-metadata  five daemons under faults, for MINUTES (30); what clients saw must be linearizable
 #   make simulate     the deterministic simulation, until it is stopped
 #   make simulate-selftest  planted bugs that the simulation must find
+#   make simulate-metadata  the same for the metadata group: SEEDS=1000 FROM=1, or SEED=7 for one
+#   make simulate-metadata-selftest  planted bugs there
 #   make lint         formatting and clippy
 
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/torus-target
@@ -19,7 +21,8 @@ export TORUS_BIN_DIR := $(abspath $(CARGO_TARGET_DIR))/release
 # One profile and one set of flags everywhere: RocksDB is compiled once.
 CARGO_FLAGS := --release --locked --workspace
 
-.PHONY: build demo test test-kernel bench bench-sustained bench-metadata soak-metadata simulate simulate-selftest lint
+.PHONY: build demo test test-kernel bench bench-sustained bench-metadata soak-metadata \
+	simulate simulate-selftest simulate-metadata simulate-metadata-selftest lint
 
 build:
 	@tests/setup build
@@ -60,6 +63,17 @@ simulate:
 
 simulate-selftest:
 	cargo run --release --locked -p torus-tests --features planted --bin simulate -- --mutate all
+
+SIMULATE_METADATA := cargo run --release --locked -p torus-simulate-metadata
+SEEDS ?= 1000
+FROM ?= 1
+
+# Needs no C++: the log stands on a simulated disk in place of RocksDB.
+simulate-metadata:
+	$(SIMULATE_METADATA) -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --from $(FROM))
+
+simulate-metadata-selftest:
+	$(SIMULATE_METADATA) --features planted -- --mutate all
 
 lint:
 	@tests/setup build

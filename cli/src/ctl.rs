@@ -16,11 +16,14 @@ mod export;
 mod import;
 mod init;
 mod member;
+mod metadata;
 mod peer;
+mod recover;
 mod ring;
 mod snapshot;
 mod status;
 mod volume;
+mod watch;
 
 use clap::CommandFactory;
 use clap_complete::Shell;
@@ -43,12 +46,24 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let report = runtime.block_on(execute(&arguments));
     // A lookup of a name that hangs is not waited for, nor a pipe that nobody writes to.
     runtime.shutdown_background();
-    report?.print(arguments.json)
+    match report? {
+        Some(report) => report.print(arguments.json),
+        None => Ok(()),
+    }
 }
 
-async fn execute(arguments: &Arguments) -> Result<Report, Failure> {
+/// `None`: it has printed what there is by itself.
+async fn execute(arguments: &Arguments) -> Result<Option<Report>, Failure> {
+    if arguments.stale && !arguments.command.only_reads() {
+        return Err(Failure::usage("--stale is only for commands that read, and not for 'watch'"));
+    }
     let cluster = Cluster::new(&arguments.cluster);
-    match &arguments.command {
+    let cluster = if arguments.stale { cluster.stale() } else { cluster };
+    let report = match &arguments.command {
+        Command::Watch(what) => {
+            watch::run(&cluster, what, arguments.json).await?;
+            return Ok(None);
+        }
         Command::Init(options) => init::run(&cluster, options).await,
         Command::Member(command) => member::run(&cluster, command).await,
         Command::Peer(command) => peer::run(&cluster, command).await,
@@ -57,10 +72,13 @@ async fn execute(arguments: &Arguments) -> Result<Report, Failure> {
         Command::Snapshot(command) => snapshot::run(&cluster, command).await,
         Command::Block(BlockCommand::Create(volume)) => volume::create(&cluster, volume).await,
         Command::Block(BlockCommand::Snapshot(command)) => snapshot::run(&cluster, command).await,
+        Command::Metadata(command) => metadata::run(&cluster, command).await,
+        Command::Recover(arguments) => recover::run(arguments).await,
         Command::Status => status::run(&cluster).await,
         Command::Version => Ok(version()),
         Command::Completion { shell } => Ok(completion(*shell)),
-    }
+    };
+    report.map(Some)
 }
 
 fn version() -> Report {

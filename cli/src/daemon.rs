@@ -29,6 +29,10 @@ use self::threads::DataThreads;
 const BACKLOG: u32 = 1024;
 /// How long connections may take to end when the daemon stops.
 const DRAIN: Duration = Duration::from_secs(5);
+/// How long stopping after a failure may take altogether.
+const LAST_PATIENCE: Duration = Duration::from_secs(15);
+/// How long the metadata member may take to stop.
+const CLOSE: Duration = Duration::from_secs(15);
 
 /// A storage node of a Torus cluster.
 #[derive(Debug, Parser)]
@@ -115,6 +119,7 @@ async fn serve(arguments: Arguments, data: &Arc<DataThreads>) -> Result<(), Fail
         address: arguments.peer_address.to_string(),
         peer: identity.peer(),
         join: arguments.join.iter().map(Address::to_string).collect(),
+        blocks_of: identity.cluster()?,
     })
     .await?;
     tracing::info!(peer = %identity.peer(), address = %arguments.peer_address, "torusd is up");
@@ -142,13 +147,31 @@ async fn serve(arguments: Arguments, data: &Arc<DataThreads>) -> Result<(), Fail
     let result = live(&member, &storage, options, data, &stop, &arguments).await;
 
     tracing::info!("stopping");
+    if let Err(failure) = &result {
+        end_in_any_case(failure.line());
+    }
     stop.cancel();
     storage.close();
     if tokio::time::timeout(DRAIN, doors).await.is_err() {
         tracing::info!("connections that did not end in time are cut");
     }
-    member.shutdown().await;
+    // A log whose disk hangs cannot be closed, and the error that says so must come out.
+    let patience = if result.is_ok() { CLOSE } else { DRAIN };
+    if tokio::time::timeout(patience, member.shutdown()).await.is_err() {
+        tracing::error!("the metadata member is not closed in time");
+    }
     result
+}
+
+/// Ends the process even if it cannot be ended in order: threads that wait for a disk which hangs would
+/// keep it for ever.
+#[expect(clippy::disallowed_methods, reason = "it is the time that is waited for")]
+fn end_in_any_case(failure: String) {
+    std::thread::spawn(move || {
+        std::thread::sleep(LAST_PATIENCE);
+        tracing::error!(failure, "not stopped in order; the process ends as it is");
+        std::process::abort();
+    });
 }
 
 /// Gets the daemon into its cluster and opens its store, then waits for the end.

@@ -161,6 +161,8 @@ async fn watch_from(
                 *revision = at;
             }
             Ok(WatchItem::Progress(at)) => *revision = at.max(*revision),
+            // It was not asked for.
+            Ok(WatchItem::Listed(_)) => {}
             Err(error) => return Some(error),
         }
     }
@@ -178,7 +180,10 @@ fn take(view: &mut View, event: &Event) {
         }
         Event::VolumeChanged(_) => view.volume_changes += 1,
         Event::VolumeDeleted(_) => view.volume_deletions += 1,
-        Event::Initialised(_) | Event::SessionOpened(_) | Event::SessionEnded(_) => {}
+        Event::Initialised(_)
+        | Event::SessionOpened(_)
+        | Event::SessionEnded(_)
+        | Event::GroupChanged(_) => {}
     }
 }
 

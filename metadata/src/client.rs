@@ -19,15 +19,14 @@ use tokio::time::Instant;
 use crate::error::call_failed;
 use crate::machine::RequestId;
 use crate::requests::Requests;
-use crate::serve::Backend;
+use crate::serve::{Backend, Freshness};
 use crate::wire::{Failure, KeptAlive};
 use crate::{
-    Answer, Applied, Command, Error, EventKind, MetadataService, Query, Response, Revision,
+    Answer, Applied, Command, Dial, Error, EventKind, MetadataService, Query, Response, Revision,
     SessionId, WatchItem,
 };
 use attempt::Missed;
 use contacts::Contacts;
-pub(crate) use contacts::endpoint;
 
 /// How long a call is repeated.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -36,6 +35,8 @@ const ATTEMPT: Duration = Duration::from_secs(4);
 /// The first pause when nobody could answer; it doubles, up to the last.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_LAST: Duration = Duration::from_millis(400);
+/// The pause while the leader's disk is full.
+const PAUSE_FULL: Duration = Duration::from_secs(2);
 /// A watch of which nothing was heard for so long is broken; three progress marks are missing.
 const WATCH_SILENCE: Duration = Duration::from_secs(7);
 
@@ -47,6 +48,7 @@ pub struct Client {
     deadline: Duration,
     /// Whether only the member in this process is asked.
     alone: bool,
+    freshness: Freshness,
 }
 
 struct Shared {
@@ -65,7 +67,7 @@ struct Local {
 #[derive(Clone, Debug)]
 enum Call {
     Execute(RequestId, Command),
-    Query(Query),
+    Query(Query, Freshness),
     KeepAlive(SessionId),
 }
 
@@ -80,7 +82,12 @@ impl Client {
     /// A client of the cluster that the members at `addresses` (each `HOST:PORT`) belong to. Nothing
     /// is connected before the first call.
     pub fn new(addresses: impl IntoIterator<Item = String>) -> Self {
-        Self::build(addresses, None)
+        Self::over(Dial::default(), addresses)
+    }
+
+    /// As [`new`](Self::new), over connections of another kind.
+    pub fn over(dial: Dial, addresses: impl IntoIterator<Item = String>) -> Self {
+        Self::build(addresses, dial, None)
     }
 
     /// As [`new`](Self::new), from a comma-separated list.
@@ -90,23 +97,30 @@ impl Client {
     }
 
     /// A client that asks the member in this process first, without a socket.
-    #[cfg(feature = "raft")]
-    pub(crate) fn local(address: String, backend: Arc<dyn Backend>) -> Self {
-        Self::build([address.clone()], Some(Local { address, backend }))
+    #[cfg(feature = "member")]
+    pub(crate) fn local(dial: Dial, address: String, backend: Arc<dyn Backend>) -> Self {
+        Self::build([address.clone()], dial, Some(Local { address, backend }))
     }
 
     /// The same client, whose calls give up after `deadline`.
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
-        Self { shared: Arc::clone(&self.shared), deadline, alone: self.alone }
+        Self { deadline, ..self.clone() }
+    }
+
+    /// The same client, whose queries any member answers by what it knows. That may be old: its
+    /// answers are for people to look at, where there is no majority to ask.
+    #[must_use]
+    pub fn stale(&self) -> Self {
+        Self { freshness: Freshness::Stale, ..self.clone() }
     }
 
     /// The same client, whose queries only the member in this process answers. An address may have
     /// come to belong to another cluster; what is deleted on an answer must not depend on it.
-    #[cfg(feature = "raft")]
+    #[cfg(feature = "member")]
     #[must_use]
     pub(crate) fn alone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared), deadline: self.deadline, alone: true }
+        Self { alone: true, ..self.clone() }
     }
 
     /// The members that are known at present, the leader first if it is known.
@@ -114,10 +128,15 @@ impl Client {
         self.contacts(|contacts| contacts.order())
     }
 
-    fn build(addresses: impl IntoIterator<Item = String>, local: Option<Local>) -> Self {
-        let contacts = Mutex::new(Contacts::new(addresses));
+    fn build(
+        addresses: impl IntoIterator<Item = String>,
+        dial: Dial,
+        local: Option<Local>,
+    ) -> Self {
+        let contacts = Mutex::new(Contacts::new(addresses, dial));
         let shared = Shared { contacts, requests: Requests::default(), local };
-        Self { shared: Arc::new(shared), deadline: DEADLINE, alone: false }
+        let freshness = Freshness::Linearizable;
+        Self { shared: Arc::new(shared), deadline: DEADLINE, alone: false, freshness }
     }
 
     fn contacts<T>(&self, use_it: impl FnOnce(&mut Contacts) -> T) -> T {
@@ -133,7 +152,7 @@ impl Client {
             let mut hints = Vec::new();
             let order = match (&self.shared.local, &call) {
                 // A read needs no leader on the spot, so the nearest member comes first.
-                (Some(local), Call::Query(_)) => {
+                (Some(local), Call::Query(..)) => {
                     self.contacts(|contacts| contacts.order_from(&local.address))
                 }
                 _ => self.contacts(|contacts| contacts.order()),
@@ -167,6 +186,18 @@ impl Client {
             tokio::time::sleep(pause.mul_f64(jitter).min(left)).await;
             pause = (pause * 2).min(PAUSE_LAST);
         }
+    }
+
+    /// One watch of one member.
+    fn watch_from(
+        &self,
+        from: Option<Revision>,
+        kinds: Vec<EventKind>,
+    ) -> BoxStream<'static, Result<WatchItem, Error>> {
+        if let Some(local) = &self.shared.local {
+            return local.backend.watch(from, kinds);
+        }
+        attempt::watch(self.clone(), from, kinds).boxed()
     }
 
     async fn attempt(
@@ -216,6 +247,7 @@ struct Round {
     tried: Vec<String>,
     uninitialised: Option<String>,
     members: bool,
+    full: Option<String>,
     source: Option<tonic::Status>,
 }
 
@@ -225,6 +257,10 @@ impl Round {
         match missed {
             Missed::Failure(Failure::NotInitialised) => {
                 self.uninitialised = Some(address.clone());
+            }
+            Missed::Failure(Failure::NoSpace) => {
+                self.members = true;
+                self.full = Some(address.clone());
             }
             Missed::Failure(_) => self.members = true,
             Missed::Status(status) => self.source = Some(*status),
@@ -237,6 +273,9 @@ impl Round {
 
     /// The error to give up with, if there is no hope or no time.
     fn verdict(self, time_is_over: bool) -> Option<Error> {
+        if let Some(address) = self.full {
+            return Some(Error::NoSpace { address });
+        }
         match self.uninitialised {
             Some(address) if !self.members => Some(Error::NotInitialised { address }),
             _ if time_is_over => Some(Error::Unavailable {
@@ -277,6 +316,10 @@ impl MetadataService for Client {
                         tracing::warn!(%error, "waiting for the metadata service");
                         tokio::time::sleep(PAUSE_LAST).await;
                     }
+                    Err(error @ Error::NoSpace { .. }) => {
+                        tracing::warn!(%error, "waiting for space");
+                        tokio::time::sleep(PAUSE_FULL).await;
+                    }
                     Err(error) => return Err(error),
                 }
             }
@@ -286,7 +329,7 @@ impl MetadataService for Client {
 
     fn query(&self, query: Query) -> BoxFuture<'_, Result<Answer, Error>> {
         async {
-            match self.call(Call::Query(query)).await? {
+            match self.call(Call::Query(query, self.freshness)).await? {
                 Reply::Answer(answer) => Ok(answer),
                 _ => Err(Error::Protocol { what: "the answer to a query" }),
             }
@@ -299,10 +342,14 @@ impl MetadataService for Client {
         from: Revision,
         kinds: Vec<EventKind>,
     ) -> BoxStream<'static, Result<WatchItem, Error>> {
-        if let Some(local) = &self.shared.local {
-            return local.backend.watch(from, kinds);
-        }
-        attempt::watch(self.clone(), from, kinds).boxed()
+        self.watch_from(Some(from), kinds)
+    }
+
+    fn list_and_watch(
+        &self,
+        kinds: Vec<EventKind>,
+    ) -> BoxStream<'static, Result<WatchItem, Error>> {
+        self.watch_from(None, kinds)
     }
 
     fn keep_alive(&self, session: SessionId) -> BoxFuture<'_, Result<(), Error>> {

@@ -1,11 +1,13 @@
 //! What can be asked of the metadata service: commands change the state through the log, queries
 //! read it.
 
+use std::ops::RangeInclusive;
+
 use torus_blockstore::{BlockSpec, Epoch, INodeIndex, PeerId, VolumeId};
 
 use crate::{
-    AskId, GlobalMetadata, Head, NodeId, Peer, Refusal, Revision, Ring, RingVersion, Session,
-    SessionId, SnapshotId, Task, Volume, Window,
+    AskId, FeatureLevel, GlobalMetadata, Group, Head, NodeId, Peer, Refusal, Revision, Ring,
+    RingVersion, Session, SessionId, SnapshotId, Task, Volume, Window,
 };
 
 /// A change of the state.
@@ -24,6 +26,8 @@ pub enum Command {
     RegisterPeer(Peer),
     /// Forgets a peer; refused while the ring names it.
     RemovePeer(PeerId),
+    /// Changes how many members of the Raft group vote at most: an odd number.
+    SetVotersMax(u32),
     /// Puts a ring in place of the present one, whose version must be one less.
     SetRing(Ring),
     /// Creates a volume; `spec` of `None` is the cluster's.
@@ -35,6 +39,12 @@ pub enum Command {
     /// Deletes a volume that nobody has locked and from whose snapshots there are no clones; one
     /// that has snapshots only with `force`.
     DeleteVolume {
+        volume: VolumeId,
+        force: bool,
+    },
+    /// As `DeleteVolume`, as older versions gave it: a copy of it that comes late would delete
+    /// another volume that has the name by then.
+    DeleteVolumeNamed {
         name: String,
         force: bool,
     },
@@ -158,6 +168,8 @@ pub enum Command {
         ask: AskId,
         error: String,
     },
+    /// Lets the peers delete the blocks of volumes that only a former generation knew.
+    ForgetLostVolumes,
 }
 
 /// A command that took effect.
@@ -197,6 +209,7 @@ pub enum Query {
     Ring(Option<RingVersion>),
     Peers,
     Sessions,
+    Group,
 }
 
 /// The state's answer, with the revision at which it was read.
@@ -204,15 +217,20 @@ pub enum Query {
 #[expect(clippy::large_enum_variant, reason = "moved once a question")]
 pub enum Answer {
     /// `None` before `init`. `volumes_minted` is the highest volume ID ever given: an ID up to it
-    /// that names no volume belonged to a deleted one.
+    /// that names no volume belonged to a deleted one, unless it is lost. `generation` counts the
+    /// groups that have gone on with the state.
     Cluster {
         global: Option<GlobalMetadata>,
         volumes_minted: u64,
+        generation: u64,
+        level: FeatureLevel,
         revision: Revision,
     },
+    /// `lost`: IDs that a former generation may have given, to volumes that are not known.
     Volumes {
         volumes: Vec<Volume>,
         volumes_minted: u64,
+        lost: Vec<RangeInclusive<u64>>,
         revision: Revision,
     },
     Volume {
@@ -231,6 +249,10 @@ pub enum Answer {
         sessions: Vec<Session>,
         revision: Revision,
     },
+    Group {
+        group: Group,
+        revision: Revision,
+    },
 }
 
 /// A change, as watchers see it.
@@ -246,6 +268,7 @@ pub enum Event {
     VolumeDeleted(VolumeId),
     SessionOpened(Session),
     SessionEnded(SessionId),
+    GroupChanged(Group),
 }
 
 /// Which events a watcher wants.
@@ -256,4 +279,10 @@ pub enum EventKind {
     Ring,
     Volume,
     Session,
+    Member,
+}
+
+impl EventKind {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Cluster, Self::Peer, Self::Ring, Self::Volume, Self::Session, Self::Member];
 }

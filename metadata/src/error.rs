@@ -3,7 +3,7 @@
 
 use torus_blockstore::{Epoch, VolumeId};
 
-use crate::{Revision, RingVersion};
+use crate::{FeatureLevel, Revision, RingVersion};
 
 /// A command that the state machine did not carry out; nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -72,6 +72,11 @@ pub enum Refusal {
     Shrinks,
     #[error("this was not asked, or was answered or withdrawn")]
     NoSuchAsk,
+    /// Some member is of a version that does not know the command.
+    #[error(
+        "this needs feature level {needed}, and the cluster is at {present}: every member must run a version that has it"
+    )]
+    Level { needed: FeatureLevel, present: FeatureLevel },
 }
 
 /// A failed call of the metadata service.
@@ -88,6 +93,13 @@ pub enum Error {
         #[source]
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
+    /// Not proposed: the disk of the leader has no room for commands. What is there stays, and can
+    /// be read; when there is room again, commands are taken again.
+    #[error(
+        "the metadata takes no change: the disk of its leader at {address} has less than 64 MiB \
+         left; free some space there"
+    )]
+    NoSpace { address: String },
     /// The member that was asked has not been initialised and has not joined a cluster.
     #[error("the daemon at {address} is not part of a cluster yet; run 'torusctl init'")]
     NotInitialised { address: String },

@@ -1,6 +1,7 @@
 //! Following the metadata for as long as a daemon lives: lists, watches, and begins again when a
 //! watch breaks off.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use async_stream::stream;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
-use crate::{Answer, Error, Event, EventKind, MetadataService, Query, Revision, WatchItem};
+use crate::{Answer, Error, Event, EventKind, MetadataService, Revision, WatchItem};
 
 /// The first pause after a failure; it doubles, up to the last.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
@@ -25,6 +26,8 @@ pub enum Followed {
     Changed { revision: Revision, events: Vec<Event> },
     /// Nothing up to this revision is missing.
     Current(Revision),
+    /// Changes up to this revision are no longer kept, and were missed. Lists follow.
+    Compacted(Revision),
     /// The service does not answer at present; it is tried again.
     Interrupted(Error),
 }
@@ -34,76 +37,61 @@ pub fn follow(
     service: Arc<dyn MetadataService>,
     kinds: Vec<EventKind>,
 ) -> BoxStream<'static, Followed> {
-    const ALL: [EventKind; 5] = [
-        EventKind::Cluster,
-        EventKind::Peer,
-        EventKind::Ring,
-        EventKind::Volume,
-        EventKind::Session,
-    ];
-    let kinds = if kinds.is_empty() { ALL.to_vec() } else { kinds };
+    follow_from(service, kinds, None)
+}
+
+/// As [`follow`], but from behind `from` on: what is there is listed only if the changes since then
+/// are no longer kept. That is said by a step [`Followed::Compacted`].
+pub fn follow_from(
+    service: Arc<dyn MetadataService>,
+    kinds: Vec<EventKind>,
+    mut from: Option<Revision>,
+) -> BoxStream<'static, Followed> {
     stream! {
         let mut pause = PAUSE_FIRST;
-        'list: loop {
-            let mut listed = Vec::new();
-            for kind in &kinds {
-                match service.query(list(*kind)).await {
-                    Ok(answer) => {
-                        listed.push((*kind, answer.revision()));
+        let distinct = kinds.iter().collect::<BTreeSet<_>>().len();
+        let wanted = if distinct == 0 { EventKind::ALL.len() } else { distinct };
+        loop {
+            let mut items = match from {
+                Some(from) => service.watch(from, kinds.clone()),
+                None => service.list_and_watch(kinds.clone()),
+            };
+            let mut listed = 0;
+            while let Some(item) = items.next().await {
+                match item {
+                    Ok(WatchItem::Listed(answer)) => {
+                        listed += 1;
+                        if listed == wanted {
+                            from = Some(answer.revision());
+                        }
                         yield Followed::Listed(answer);
+                    }
+                    Ok(WatchItem::Events { revision, events }) => {
+                        from = Some(revision);
+                        pause = PAUSE_FIRST;
+                        yield Followed::Changed { revision, events };
+                    }
+                    Ok(WatchItem::Progress(revision)) => {
+                        let at = from.map_or(revision, |from| from.max(revision));
+                        from = Some(at);
+                        pause = PAUSE_FIRST;
+                        yield Followed::Current(at);
+                    }
+                    Err(Error::Compacted { compacted }) => {
+                        from = None;
+                        yield Followed::Compacted(compacted);
+                        break;
                     }
                     Err(error) => {
                         yield Followed::Interrupted(error);
-                        wait(&mut pause).await;
-                        continue 'list;
+                        break;
                     }
                 }
             }
-            let mut from = listed.iter().map(|(_, revision)| *revision).min().unwrap_or_default();
-            loop {
-                let mut items = service.watch(from, kinds.clone());
-                while let Some(item) = items.next().await {
-                    match item {
-                        Ok(WatchItem::Events { revision, mut events }) => {
-                            from = revision;
-                            pause = PAUSE_FIRST;
-                            events.retain(|event| is_news(&listed, event, revision));
-                            if !events.is_empty() {
-                                yield Followed::Changed { revision, events };
-                            }
-                        }
-                        Ok(WatchItem::Progress(revision)) => {
-                            from = from.max(revision);
-                            pause = PAUSE_FIRST;
-                            yield Followed::Current(from);
-                        }
-                        Err(Error::Compacted { .. }) => continue 'list,
-                        Err(error) => {
-                            yield Followed::Interrupted(error);
-                            break;
-                        }
-                    }
-                }
-                wait(&mut pause).await;
-            }
+            wait(&mut pause).await;
         }
     }
     .boxed()
-}
-
-/// The lists are read one after another: an older change of a kind that was listed later is known.
-fn is_news(listed: &[(EventKind, Revision)], event: &Event, revision: Revision) -> bool {
-    listed.iter().any(|(kind, seen)| *kind == event.kind() && revision > *seen)
-}
-
-fn list(kind: EventKind) -> Query {
-    match kind {
-        EventKind::Cluster => Query::Cluster,
-        EventKind::Peer => Query::Peers,
-        EventKind::Ring => Query::Ring(None),
-        EventKind::Volume => Query::Volumes,
-        EventKind::Session => Query::Sessions,
-    }
 }
 
 /// Not spread by chance: the client does that with its attempts, and the simulation has none.
@@ -121,7 +109,8 @@ impl Answer {
             | Self::Volume { revision, .. }
             | Self::Ring { revision, .. }
             | Self::Peers { revision, .. }
-            | Self::Sessions { revision, .. } => *revision,
+            | Self::Sessions { revision, .. }
+            | Self::Group { revision, .. } => *revision,
         }
     }
 }

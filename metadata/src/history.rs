@@ -65,6 +65,7 @@ fn size(events: &[Event]) -> usize {
             128 * volume.windows.len() + 256 * volume.snapshots.len() + 64 * volume.retired.len()
         }
         Event::RingChanged(ring) => 64 * ring.members.len(),
+        Event::GroupChanged(group) => 64 * group.members.len(),
         _ => 0,
     };
     events.iter().map(|e| 256 + event(e)).sum()

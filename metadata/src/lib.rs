@@ -1,16 +1,17 @@
 //! The metadata of a cluster: one pure state machine, and the services that run it.
 
 #![cfg_attr(
-    not(feature = "raft"),
+    not(feature = "member"),
     expect(dead_code, reason = "the log, its snapshots and the members are the raft service's")
 )]
 #![cfg_attr(
-    not(any(feature = "raft", test)),
+    not(any(feature = "member", test)),
     expect(unused_imports, reason = "as above; tests without the feature use them")
 )]
 
 mod command;
 mod error;
+mod level;
 mod model;
 mod reasons;
 mod service;
@@ -22,10 +23,13 @@ mod dedupe;
 mod history;
 mod machine;
 
+mod planted;
 mod replica;
 
 mod admin;
+mod backup;
 mod client;
+mod dial;
 mod follow;
 mod requests;
 mod serve;
@@ -34,7 +38,7 @@ mod temp;
 #[expect(unreachable_pub, reason = "generated code, and the conversions of public types")]
 mod wire;
 
-#[cfg(feature = "raft")]
+#[cfg(feature = "member")]
 mod member;
 
 #[cfg(test)]
@@ -42,19 +46,27 @@ mod fixtures;
 
 pub use admin::{
     AdminClient, AdminError, GroupMember, GroupRole, GroupStatus, InitOptions, Initialised,
-    Membership,
+    Membership, Restored,
 };
+pub use backup::{Backup, BackupError, BackupInfo};
 pub use client::Client;
 pub use command::{Answer, Applied, Command, Event, EventKind, Outcome, Query, Response};
+pub use dial::Dial;
 pub use error::{Error, Refusal};
-pub use follow::{Followed, follow};
-#[cfg(feature = "raft")]
-pub use member::{Member, MemberOptions, MemberState, StartError, Timing, Tuning};
-pub use model::{
-    Ask, AskAnswer, AskId, GlobalMetadata, Head, Lock, LogPosition, NodeId, Parent, Peer, Revision,
-    Ring, RingKind, RingKindError, RingMember, RingVersion, Session, SessionId, Snapshot,
-    SnapshotId, Task, Volume, Window,
+pub use follow::{Followed, follow, follow_from};
+pub use level::FeatureLevel;
+#[cfg(feature = "member")]
+pub use member::{
+    Change, Entries, FormerGeneration, Member, MemberOptions, MemberState, Pace, Records,
+    RecoverError, Refounded, StartError, Storage, Survivor, Timing, Tuning,
 };
+pub use model::{
+    Ask, AskAnswer, AskId, GlobalMetadata, Group, GroupPlace, Head, Lock, LogPosition, NodeId,
+    Parent, Peer, Revision, Ring, RingKind, RingKindError, RingMember, RingVersion, Session,
+    SessionId, Snapshot, SnapshotId, Task, Volume, Window,
+};
+#[cfg(feature = "planted")]
+pub use planted::{Planted, plant};
 pub use service::{MetadataService, WatchItem};
 pub use state::{State, block_size_is_valid};
 pub use temp::TempService;

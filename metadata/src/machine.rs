@@ -8,7 +8,11 @@ use std::collections::VecDeque;
 
 use crate::dedupe::Answered;
 use crate::history::History;
-use crate::{Applied, Command, Event, Outcome, Response, Revision, SessionId, State};
+use crate::planted::{Planted, is_planted};
+use crate::{
+    Applied, Command, Event, FeatureLevel, GroupPlace, Outcome, Response, Revision, SessionId,
+    State,
+};
 
 /// Identifies one request of one client: a client gives each new request a higher sequence, and
 /// the same to a repetition.
@@ -38,6 +42,8 @@ pub(crate) enum Proposal {
         tenure: Tenure,
         sessions: Vec<SessionId>,
     },
+    /// All members know the commands of this level.
+    RaiseLevel(FeatureLevel),
 }
 
 /// The replicated state machine of one member.
@@ -56,11 +62,19 @@ impl Machine {
         Self { state, answered, tenure, history }
     }
 
+    /// The same, as another group goes on with it.
+    pub(crate) fn reborn(mut self) -> Self {
+        self.state.begin_generation();
+        Self::restored(self.state, self.answered, self.tenure)
+    }
+
     /// Applies the log entry at `index`.
     pub(crate) fn apply(&mut self, index: u64, proposal: Proposal) -> Response {
         match proposal {
             Proposal::Command { request, command } => {
-                if let Some(response) = self.answered.recall(index, request) {
+                if let Some(response) = self.answered.recall(index, request)
+                    && !is_planted(Planted::AppliedTwice)
+                {
                     return response;
                 }
                 let response = self.change(index, command);
@@ -75,6 +89,10 @@ impl Machine {
                 self.change(index, Command::ExpireSessions(sessions))
             }
             Proposal::Expire { .. } => self.done(),
+            Proposal::RaiseLevel(level) => {
+                self.state.level = self.state.level.max(level);
+                self.done()
+            }
         }
     }
 
@@ -86,6 +104,13 @@ impl Machine {
             self.history.push(self.state.revision(), events);
         }
         response
+    }
+
+    /// Takes over what a membership entry of the log says.
+    pub(crate) fn regroup(&mut self, members: Vec<GroupPlace>, joint: bool) {
+        if let Some(event) = self.state.regroup(members, joint) {
+            self.history.push(self.state.revision(), vec![event]);
+        }
     }
 
     /// What changed after `from`, oldest first, no more than `limit` revisions. `None`: it is no

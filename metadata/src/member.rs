@@ -6,14 +6,17 @@
 //! the group is in reach.
 
 mod admin;
+mod backup;
 mod core;
 mod gate;
 mod group;
 mod lifecycle;
 mod machine;
 mod promotion;
+mod recovery;
 mod reign;
 #[cfg(test)]
+#[cfg(feature = "raft")]
 mod tests;
 mod touch;
 
@@ -30,9 +33,11 @@ use uuid::Uuid;
 use self::core::Core;
 use crate::serve::Backend;
 use crate::wire::proto::admin_server::AdminServer;
-use crate::{Client, MetadataService, NodeId, serve};
+use crate::wire::{Image, write_snapshot};
+use crate::{Client, Dial, FeatureLevel, MetadataService, NodeId, serve};
 
-pub use torus_raft::Timing;
+pub use recovery::{RecoverError, Refounded, Survivor};
+pub use torus_raft::{Change, Entries, Pace, Records, Storage, Timing};
 
 /// How long a node that was opened may take to tell the membership that it has on its disk.
 const RECALL: Duration = Duration::from_millis(500);
@@ -52,27 +57,43 @@ pub struct MemberOptions {
     /// Addresses of members of the cluster to join; empty: wait for `init`. Without effect once the
     /// folder belongs to a cluster.
     pub join: Vec<String>,
+    /// The cluster of the blocks that the daemon keeps, if it has any.
+    pub blocks_of: Option<Uuid>,
 }
 
 /// What all members of a group should agree on, though nothing breaks if they do not.
 #[derive(Clone, Debug)]
 pub struct Tuning {
     pub timing: Timing,
-    /// How many members vote at most; in effect an odd number.
-    pub voters_max: usize,
     /// Entries after which a new snapshot is written, and entries kept behind it.
     pub snapshot_after: u64,
     pub keep_entries: u64,
+    /// What keeps the log.
+    pub storage: Arc<dyn Storage>,
+    /// How other daemons are reached.
+    pub dial: Dial,
+    /// The commands that the member says it knows.
+    pub level: FeatureLevel,
 }
 
+#[cfg(feature = "raft")]
 impl Default for Tuning {
     fn default() -> Self {
-        let options = torus_raft::Options::new("", "");
+        Self::on(Arc::new(torus_raft::RocksStorage))
+    }
+}
+
+impl Tuning {
+    /// The usual numbers, on a storage.
+    pub fn on(storage: Arc<dyn Storage>) -> Self {
+        let options = torus_raft::Options::on(storage, "", "");
         Self {
             timing: options.timing,
-            voters_max: 5,
             snapshot_after: options.snapshot_after,
             keep_entries: options.keep_entries,
+            storage: options.storage,
+            dial: Dial::default(),
+            level: FeatureLevel::OWN,
         }
     }
 }
@@ -108,6 +129,21 @@ pub enum StartError {
     Address { known: String, given: String },
 }
 
+/// Another group has gone on with the cluster's metadata: this member is of the past.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the metadata of this daemon is of generation {own}, and the cluster has gone on in generation \
+     {present} at {address}; move {} away and start the daemon with --join {address}: it becomes a \
+     new member, and keeps its blocks",
+    .dir.display()
+)]
+pub struct FormerGeneration {
+    pub own: u64,
+    pub present: u64,
+    pub address: String,
+    pub dir: PathBuf,
+}
+
 /// A daemon's member of the metadata group.
 pub struct Member {
     core: Arc<Core>,
@@ -115,6 +151,7 @@ pub struct Member {
 
 impl Member {
     /// Starts on what the folder holds; without an identity in it, joins or waits.
+    #[cfg(feature = "raft")]
     pub async fn start(options: MemberOptions) -> Result<Self, StartError> {
         Self::start_with(options, Tuning::default()).await
     }
@@ -122,7 +159,7 @@ impl Member {
     /// As [`start`](Self::start), with other times and numbers.
     pub async fn start_with(options: MemberOptions, tuning: Tuning) -> Result<Self, StartError> {
         let failed = |source| StartError::Raft { dir: options.dir.clone(), source };
-        let identity = RaftNode::identity_of(&options.dir).map_err(failed)?;
+        let identity = RaftNode::identity_of(&*tuning.storage, &options.dir).map_err(failed)?;
         let (orders, mailbox) = mpsc::channel(16);
         let core = Arc::new(Core::new(options.clone(), tuning, orders));
         if identity.is_some() {
@@ -171,6 +208,15 @@ impl Member {
     /// As [`service`](Self::service), for calls that need another deadline.
     pub fn client(&self) -> Client {
         self.core.client()
+    }
+
+    /// The whole replicated state, as a snapshot has it: the same bytes on all members that have
+    /// applied the same log.
+    pub fn image(&self) -> std::io::Result<Vec<u8>> {
+        let image = Image::of(&self.core.replica.read());
+        let mut bytes = Vec::new();
+        write_snapshot(image, &mut bytes)?;
+        Ok(bytes)
     }
 
     /// Stops, and releases the folder. A leader hands its leadership over first, if it can.

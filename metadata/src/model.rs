@@ -285,6 +285,37 @@ pub struct Session {
     pub ttl_ms: u32,
 }
 
+/// The Raft group, as the log has it: the same on every member, also where Raft itself is ahead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// How many members vote at most; odd.
+    pub voters_max: u32,
+    /// Sorted by node.
+    pub members: Vec<GroupPlace>,
+    /// A change of the voters has begun and not ended.
+    pub joint: bool,
+}
+
+impl Group {
+    /// What [`voters_max`](Self::voters_max) is until somebody says something else.
+    pub const VOTERS_MAX: u32 = 5;
+}
+
+impl Default for Group {
+    fn default() -> Self {
+        Self { voters_max: Self::VOTERS_MAX, members: Vec::new(), joint: false }
+    }
+}
+
+/// One member of the Raft group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupPlace {
+    pub node: NodeId,
+    /// Where it listens, `HOST:PORT`.
+    pub address: String,
+    pub votes: bool,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

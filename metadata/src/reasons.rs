@@ -62,4 +62,5 @@ reasons! {
     31 ASK_GROUP_TASK "the group" "several volumes at once can only be asked for snapshots"
     32 ASK_LIMIT "the request" "16 others wait for the volume's writer already"
     33 FLATTEN_HEAD "the flattening" "the volume has made no checkpoint of its own yet"
+    60 VOTERS_MAX "the number of voters" "it must be 1, 3, 5, 7 or 9"
 }

@@ -29,6 +29,7 @@ pub(crate) struct Replica {
 
 /// What a watch found at its place.
 enum Found {
+    /// Up to the given revision.
     Changes(Vec<WatchItem>, Revision),
     Compacted(Revision),
 }
@@ -63,14 +64,24 @@ impl Replica {
         self.changed.notified()
     }
 
-    /// The changes after `from`. Ends with [`Error::Unavailable`] when `cut` resolves.
+    /// The changes after `from`, or without it all there is and the changes after that. Ends with
+    /// the error of `cut` when that resolves.
     pub(crate) fn watch(
         self: &Arc<Self>,
-        from: Revision,
+        from: Option<Revision>,
         kinds: Vec<EventKind>,
         cut: impl Future<Output = Error> + Send + 'static,
     ) -> BoxStream<'static, Result<WatchItem, Error>> {
         watch_stream(Arc::clone(self), from, kinds, cut).boxed()
+    }
+
+    /// All there is of `kinds`, at one revision.
+    fn list(&self, kinds: &[EventKind]) -> (Vec<Answer>, Revision) {
+        let machine = self.read();
+        let wanted = |kind: &&EventKind| kinds.is_empty() || kinds.contains(kind);
+        let answers = EventKind::ALL.iter().filter(wanted);
+        let answers = answers.map(|kind| machine.state.answer(&kind.list())).collect();
+        (answers, machine.state.revision())
     }
 
     fn find(&self, from: Revision, kinds: &[EventKind]) -> Found {
@@ -93,7 +104,7 @@ impl Replica {
 
 fn watch_stream(
     replica: Arc<Replica>,
-    mut from: Revision,
+    from: Option<Revision>,
     kinds: Vec<EventKind>,
     cut: impl Future<Output = Error> + Send + 'static,
 ) -> impl Stream<Item = Result<WatchItem, Error>> + Send {
@@ -101,6 +112,16 @@ fn watch_stream(
         let mut cut = Box::pin(cut);
         let mut progress = tokio::time::interval(PROGRESS);
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut from = match from {
+            Some(from) => from,
+            None => {
+                let (answers, revision) = replica.list(&kinds);
+                for answer in answers {
+                    yield Ok(WatchItem::Listed(answer));
+                }
+                revision
+            }
+        };
         loop {
             // Before the look, so that no change falls between.
             let changed = replica.changed();
@@ -145,6 +166,21 @@ impl Event {
             Self::RingChanged(_) => EventKind::Ring,
             Self::VolumeChanged(_) | Self::VolumeDeleted(_) => EventKind::Volume,
             Self::SessionOpened(_) | Self::SessionEnded(_) => EventKind::Session,
+            Self::GroupChanged(_) => EventKind::Member,
+        }
+    }
+}
+
+impl EventKind {
+    /// The question for all there is of it.
+    fn list(self) -> Query {
+        match self {
+            Self::Cluster => Query::Cluster,
+            Self::Peer => Query::Peers,
+            Self::Ring => Query::Ring(None),
+            Self::Volume => Query::Volumes,
+            Self::Session => Query::Sessions,
+            Self::Member => Query::Group,
         }
     }
 }

@@ -10,7 +10,7 @@ use tonic::{Request, Response as Reply, Status};
 
 use crate::machine::RequestId;
 use crate::wire::proto::metadata_server::{Metadata, MetadataServer};
-use crate::wire::{Failure, KeptAlive, Malformed, proto};
+use crate::wire::{Failure, KeptAlive, Malformed, proto, watch_replies};
 use crate::{
     Answer, Command, Error, EventKind, Query, Refusal, Response, Revision, SessionId, WatchItem,
 };
@@ -27,15 +27,26 @@ pub(crate) trait Backend: Send + Sync + 'static {
         command: Command,
     ) -> BoxFuture<'_, Result<Response, Failure>>;
 
-    fn query(&self, query: Query) -> BoxFuture<'_, Result<Answer, Failure>>;
+    /// Linearizably, or by what this member knows, however old that is.
+    fn query(&self, query: Query, freshness: Freshness) -> BoxFuture<'_, Result<Answer, Failure>>;
 
     fn keep_alive(&self, session: SessionId) -> BoxFuture<'_, Result<KeptAlive, Failure>>;
 
+    /// The changes after `from`, or without it all there is and the changes after that.
     fn watch(
         &self,
-        from: Revision,
+        from: Option<Revision>,
         kinds: Vec<EventKind>,
     ) -> BoxStream<'static, Result<WatchItem, Error>>;
+}
+
+/// How new an answer must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Freshness {
+    /// It contains every command that was answered before the question.
+    Linearizable,
+    /// Whatever the member knows will do.
+    Stale,
 }
 
 /// Where the group's members listen, as replies tell clients; it changes as members come and go.
@@ -99,9 +110,11 @@ impl Metadata for Server {
         request: Request<proto::QueryRequest>,
     ) -> Result<Reply<proto::QueryReply>, Status> {
         use proto::query_reply::Kind;
-        let query = request.into_inner().query.ok_or(Malformed { what: "a query" });
+        let proto::QueryRequest { query, stale } = request.into_inner();
+        let query = query.ok_or(Malformed { what: "a query" });
         let query = query.and_then(TryInto::try_into).map_err(invalid)?;
-        let kind = match self.backend.query(query).await {
+        let freshness = if stale { Freshness::Stale } else { Freshness::Linearizable };
+        let kind = match self.backend.query(query, freshness).await {
             Ok(answer) => Kind::Answer(answer.into()),
             Err(failure) => Kind::Failure(failure.into()),
         };
@@ -134,15 +147,26 @@ impl Metadata for Server {
         let request = request.into_inner();
         let kinds: Result<Vec<EventKind>, Malformed> =
             request.kinds().map(TryInto::try_into).collect();
-        let items = self.backend.watch(Revision(request.from), kinds.map_err(invalid)?);
-        let replies = items.map(|item| {
-            let kind = match item {
-                Ok(item) => item.into(),
-                Err(Error::Compacted { compacted }) => Kind::Compacted(compacted.0),
-                Err(Error::NotInitialised { .. }) => Kind::Failure(Failure::NotInitialised.into()),
-                Err(_) => Kind::Failure(Failure::Unavailable.into()),
+        let from = (!request.list).then_some(Revision(request.from));
+        let items = self.backend.watch(from, kinds.map_err(invalid)?);
+        let members = self.members.clone();
+        let replies = items.flat_map(move |item| {
+            let kinds = match item {
+                Ok(item) => watch_replies(item),
+                Err(Error::Compacted { compacted }) => vec![Kind::Compacted(compacted.0)],
+                Err(Error::NotInitialised { .. }) => {
+                    vec![Kind::Failure(Failure::NotInitialised.into())]
+                }
+                Err(_) => vec![Kind::Failure(Failure::Unavailable.into())],
             };
-            Ok(proto::WatchReply { kind: Some(kind) })
+            let reply = |kind: Kind| {
+                let members = match kind {
+                    Kind::Progress(_) | Kind::Listed(_) => members.addresses(),
+                    _ => Vec::new(),
+                };
+                Ok(proto::WatchReply { kind: Some(kind), members })
+            };
+            futures::stream::iter(kinds.into_iter().map(reply).collect::<Vec<_>>())
         });
         Ok(Reply::new(replies.boxed()))
     }

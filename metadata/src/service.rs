@@ -7,11 +7,15 @@ use crate::{Answer, Applied, Command, Error, Event, EventKind, Query, Revision, 
 
 /// One item of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "moved once a list")]
 pub enum WatchItem {
     /// All that one revision changed, of the kinds asked for.
     Events { revision: Revision, events: Vec<Event> },
     /// Nothing up to this revision is missing; sent now and then while nothing happens.
     Progress(Revision),
+    /// All there is of one kind, for a watch that began with lists. Those of all its kinds come
+    /// first, read at one revision; the events are of what came after it.
+    Listed(Answer),
 }
 
 /// The metadata service, embedded (`temp`, `raft`) or over the network (`client`).
@@ -39,6 +43,11 @@ pub trait MetadataService: Send + Sync + 'static {
         from: Revision,
         kinds: Vec<EventKind>,
     ) -> BoxStream<'static, Result<WatchItem, Error>>;
+
+    /// All there is of the given kinds (all: empty), read linearizably at one revision, then every
+    /// change after it as [`watch`](Self::watch) gives them. Nothing falls between.
+    fn list_and_watch(&self, kinds: Vec<EventKind>)
+    -> BoxStream<'static, Result<WatchItem, Error>>;
 
     /// Tells the service that the session's owner lives. [`Error::Refused`] with
     /// [`Refusal::NoSuchSession`](crate::Refusal::NoSuchSession): it has ended.

@@ -10,8 +10,10 @@
 
 mod asks;
 mod clones;
+mod group;
 mod locks;
 mod peers;
+mod rebirth;
 mod rings;
 mod sessions;
 mod snapshots;
@@ -21,12 +23,13 @@ mod volumes;
 mod writers;
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use torus_blockstore::{PeerId, VolumeId};
 
 use crate::{
-    Answer, Applied, Command, Event, GlobalMetadata, NodeId, Outcome, Peer, Query, Refusal,
-    Response, Revision, Ring, RingVersion, Session, SessionId, Volume,
+    Answer, Applied, Command, Event, FeatureLevel, GlobalMetadata, Group, NodeId, Outcome, Peer,
+    Query, Refusal, Response, Revision, Ring, RingVersion, Session, SessionId, Volume,
 };
 
 /// The metadata of one cluster.
@@ -48,6 +51,14 @@ pub struct State {
     /// The newest identity in the Raft group that each peer was given.
     pub(crate) nodes: BTreeMap<PeerId, NodeId>,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
+    /// Counts the groups that have gone on with this state; 0 before `init`.
+    pub(crate) generation: u64,
+    /// All members know the commands up to this level.
+    pub(crate) level: FeatureLevel,
+    /// Volume IDs that a former generation may have given: whether there are such volumes, and what
+    /// became of them, is not known.
+    pub(crate) lost: Vec<RangeInclusive<u64>>,
+    pub(crate) group: Group,
 }
 
 /// A command that was not refused.
@@ -94,11 +105,14 @@ impl State {
             Query::Cluster => Answer::Cluster {
                 global: self.global.clone(),
                 volumes_minted: self.volumes_minted,
+                generation: self.generation,
+                level: self.level,
                 revision,
             },
             Query::Volumes => Answer::Volumes {
                 volumes: self.volumes.values().cloned().collect(),
                 volumes_minted: self.volumes_minted,
+                lost: self.lost.clone(),
                 revision,
             },
             Query::VolumeByName(name) => {
@@ -118,6 +132,7 @@ impl State {
             Query::Sessions => {
                 Answer::Sessions { sessions: self.sessions.values().cloned().collect(), revision }
             }
+            Query::Group => Answer::Group { group: self.group.clone(), revision },
         }
     }
 
@@ -126,28 +141,50 @@ impl State {
         self.revision
     }
 
+    /// The level of the commands that can be given.
+    pub fn level(&self) -> FeatureLevel {
+        self.level
+    }
+
+    /// Counts the groups that have gone on with this state.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// The sessions that live.
     pub fn sessions(&self) -> impl Iterator<Item = &Session> {
         self.sessions.values()
     }
 
+    #[expect(clippy::too_many_lines, reason = "a line or two for each command")]
     fn change(&mut self, index: u64, command: Command) -> Result<Change, Refusal> {
         // A daemon gets its identity and registers before or after `init`, as it happens.
         let any_time = matches!(
             command,
-            Command::Init { .. } | Command::AllocateNode { .. } | Command::RegisterPeer(_)
+            Command::Init { .. }
+                | Command::AllocateNode { .. }
+                | Command::RegisterPeer(_)
+                | Command::SetVotersMax(_)
         );
         if self.global.is_none() && !any_time {
             return Err(Refusal::NotInitialised);
+        }
+        let needed = command.level();
+        if needed > self.level {
+            return Err(Refusal::Level { needed, present: self.level });
         }
         match command {
             Command::Init { global, ring } => self.init(global, ring),
             Command::AllocateNode { peer } => self.allocate_node(NodeId(index), peer),
             Command::RegisterPeer(peer) => self.register_peer(peer),
             Command::RemovePeer(peer) => self.remove_peer(peer),
+            Command::SetVotersMax(voters_max) => self.set_voters_max(voters_max),
             Command::SetRing(ring) => self.set_ring(ring),
             Command::CreateVolume { name, size, spec } => self.create_volume(name, size, spec),
-            Command::DeleteVolume { name, force } => self.delete_volume(&name, force),
+            Command::DeleteVolume { volume, force } => self.delete_volume(volume, force),
+            Command::DeleteVolumeNamed { name, force } => {
+                self.delete_volume(self.volume_named(&name)?.id, force)
+            }
             Command::RenameVolume { name, to } => self.rename_volume(&name, to),
             Command::CloneVolume { volume, snapshot, name } => {
                 self.clone_volume(volume, snapshot, name)
@@ -193,6 +230,7 @@ impl State {
             Command::RefuseAsk { volume, epoch, ask, error } => {
                 self.refuse_ask(volume, epoch, ask, error)
             }
+            Command::ForgetLostVolumes => self.forget_lost_volumes(),
         }
     }
 
@@ -210,6 +248,7 @@ impl State {
         self.ring = ring.version;
         self.rings.insert(ring.version, ring.clone());
         self.global = Some(global.clone());
+        self.generation = 1;
         Change::done(vec![Event::Initialised(global), Event::RingChanged(ring)])
     }
 
@@ -218,7 +257,9 @@ impl State {
     }
 }
 
-#[cfg(feature = "raft")]
+#[cfg(feature = "member")]
+pub(crate) use group::validate_voters_max;
+#[cfg(feature = "member")]
 pub(crate) use rings::validate as validate_ring;
 
 /// What [`GlobalMetadata::block_size`] may be.

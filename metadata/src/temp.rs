@@ -18,7 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::deadlines::{Deadlines, Heard};
 use crate::machine::{Proposal, RequestId};
 use crate::replica::Replica;
-use crate::serve::{self, Backend};
+use crate::serve::{self, Backend, Freshness};
 use crate::wire::{Failure, KeptAlive};
 use crate::{
     Answer, Applied, Command, Error, EventKind, MetadataService, Query, Refusal, Response,
@@ -152,7 +152,14 @@ impl MetadataService for TempService {
         from: Revision,
         kinds: Vec<EventKind>,
     ) -> BoxStream<'static, Result<WatchItem, Error>> {
-        Backend::watch(&*self.core, from, kinds)
+        Backend::watch(&*self.core, Some(from), kinds)
+    }
+
+    fn list_and_watch(
+        &self,
+        kinds: Vec<EventKind>,
+    ) -> BoxStream<'static, Result<WatchItem, Error>> {
+        Backend::watch(&*self.core, None, kinds)
     }
 
     fn keep_alive(&self, session: SessionId) -> BoxFuture<'_, Result<(), Error>> {
@@ -219,7 +226,7 @@ impl Backend for Core {
         .boxed()
     }
 
-    fn query(&self, query: Query) -> BoxFuture<'_, Result<Answer, Failure>> {
+    fn query(&self, query: Query, _: Freshness) -> BoxFuture<'_, Result<Answer, Failure>> {
         async move {
             self.check_reachable()?;
             Ok(self.replica.answer(&query))
@@ -237,7 +244,7 @@ impl Backend for Core {
 
     fn watch(
         &self,
-        from: Revision,
+        from: Option<Revision>,
         kinds: Vec<EventKind>,
     ) -> BoxStream<'static, Result<WatchItem, Error>> {
         let reach = Arc::clone(&self.reach);
@@ -391,7 +398,7 @@ mod tests {
                         Ok(WatchItem::Events { revision, .. }) => {
                             heard.lock().unwrap().push((number, revision.0));
                         }
-                        Ok(WatchItem::Progress(_)) => {}
+                        Ok(WatchItem::Progress(_) | WatchItem::Listed(_)) => {}
                         Err(_) => return,
                     }
                 }

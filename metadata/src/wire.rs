@@ -7,6 +7,7 @@
 
 mod admin;
 mod asks;
+mod backup;
 mod calls;
 mod changes;
 mod commands;
@@ -18,9 +19,11 @@ mod snapshot;
 mod tests;
 mod volumes;
 
+pub(crate) use backup::{decode_backup, write_backup};
 pub(crate) use calls::{Failure, KeptAlive};
+pub(crate) use changes::{Parts, watch_replies};
 pub(crate) use log::{decode_proposal, decode_response, encode_proposal, encode_response};
-pub(crate) use snapshot::{Image, read_snapshot, write_snapshot};
+pub(crate) use snapshot::{Image, SnapshotError, read_snapshot, write_snapshot};
 
 use torus_blockstore::{PeerId, VolumeId};
 

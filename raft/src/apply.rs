@@ -16,7 +16,9 @@ use crate::config::{
     Command, LogId, Payload, Response, SnapshotMeta, StoredMembership, TypeConfig,
 };
 use crate::machine::{SnapshotWriter, StateMachine};
+use crate::node::Space;
 use crate::snapshot::{Shelf, SnapshotFile, body};
+use crate::status;
 
 type Built = SmSnapshotOf<TypeConfig, Machine>;
 
@@ -27,12 +29,13 @@ pub(crate) struct Machine {
     applied: Option<LogId>,
     membership: StoredMembership,
     shelf: Arc<Shelf>,
+    space: Arc<Space>,
 }
 
 impl Machine {
-    pub(crate) fn new(app: Box<dyn StateMachine>, shelf: Arc<Shelf>) -> Self {
+    pub(crate) fn new(app: Box<dyn StateMachine>, shelf: Arc<Shelf>, space: Arc<Space>) -> Self {
         let app = Arc::new(Mutex::new(app));
-        Self { app, applied: None, membership: StoredMembership::default(), shelf }
+        Self { app, applied: None, membership: StoredMembership::default(), shelf, space }
     }
 
     fn apply_command(&self, index: u64, command: &[u8]) -> io::Result<Vec<u8>> {
@@ -76,6 +79,8 @@ impl RaftStateMachine<TypeConfig> for Machine {
                     self.apply_command(entry.log_id.index, &command)?
                 }
                 Payload::Membership(membership) => {
+                    let joint = membership.get_joint_config().len() > 1;
+                    lock(&self.app).regroup(&status::members(&membership, |_| None), joint);
                     self.membership = StoredMembership::new(Some(entry.log_id), membership);
                     Vec::new()
                 }
@@ -88,8 +93,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
         Ok(())
     }
 
-    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder> {
-        Some(self.pin())
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder> {
+        // One that cannot be written would end the node; the next entries bring another chance.
+        (force || !self.space.is_low()).then(|| self.pin())
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
@@ -109,7 +115,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             lock(&app).restore(&mut body(&snapshot.file).map_err(io::Error::other)?)?;
             shelf.adopt(&meta, snapshot)
         };
-        tokio::task::spawn_blocking(install).await.map_err(io::Error::other)??;
+        self.shelf.blocking().run(install).await.map_err(io::Error::other)??;
         self.applied = installed.last_log_id;
         self.membership = installed.last_membership;
         Ok(())
@@ -143,6 +149,6 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
                 .ok_or_else(|| io::Error::other("the snapshot is not there"))?;
             Ok(Snapshot { meta, snapshot })
         };
-        tokio::task::spawn_blocking(build).await.map_err(io::Error::other)?
+        self.shelf.blocking().run(build).await.map_err(io::Error::other)?
     }
 }

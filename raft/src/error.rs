@@ -25,6 +25,12 @@ pub enum Error {
     /// The folder was written by a later version of this program.
     #[error("{dir} has format {found}, this program knows {known}")]
     Format { dir: PathBuf, found: u32, known: u32 },
+    /// The folder belongs to a node that never had anything of its group.
+    #[error("{dir} holds nothing of its group's state")]
+    Empty { dir: PathBuf },
+    /// The state in the folder is damaged, or of a later version.
+    #[error("the state in {dir} cannot be read")]
+    Unreadable { dir: PathBuf, source: Cause },
     /// A node ID of 0 means "none" on the wire.
     #[error("0 is not a node ID")]
     ZeroNode,
@@ -71,7 +77,7 @@ pub enum SnapshotError {
     #[error("the header cannot be decoded")]
     Header { source: DecodeError },
     #[error("it belongs to another group")]
-    Cluster,
+    Group,
     #[error("it cannot be read")]
     Read { source: io::Error },
 }

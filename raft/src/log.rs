@@ -1,4 +1,5 @@
-//! The Raft log, the vote and the identity of a node, in one RocksDB.
+//! The Raft log, the vote and the identity of a node, in one store: RocksDB ([`rocks`]), or what a
+//! simulation has instead.
 //!
 //! | column family | key                  | value                                            |
 //! |---------------|----------------------|--------------------------------------------------|
@@ -18,13 +19,18 @@
 //! ([`tail`]) until they are on disk and newer ones need the room.
 
 mod database;
+#[cfg(feature = "rocksdb")]
+mod rocks;
 mod store;
 mod tail;
 mod writer;
 
 pub(crate) use database::{Database, Founding};
+#[cfg(feature = "rocksdb")]
+pub use rocks::RocksStorage;
 pub(crate) use store::LogStore;
 pub(crate) use writer::Health;
 
 #[cfg(test)]
+#[cfg(feature = "rocksdb")]
 mod tests;

@@ -2,6 +2,8 @@
 
 use std::io::{Read, Result, Write};
 
+use crate::status::Member;
+
 /// Writes a pinned state out, on a thread that may block.
 pub type SnapshotWriter = Box<dyn FnOnce(&mut dyn Write) -> Result<()> + Send>;
 
@@ -15,6 +17,14 @@ pub trait StateMachine: Send + Sync + 'static {
     ///
     /// A panic stops the node: a member that skips what others applied would differ from them.
     fn apply(&mut self, index: u64, command: &[u8]) -> Vec<u8>;
+
+    /// Takes note of a membership entry: from it on the group has these members, `joint` while a
+    /// change of the voters is half done. In the order of the log among the commands; a snapshot
+    /// must remember it if it matters.
+    fn regroup(&mut self, members: &[Member], joint: bool) {
+        // Most machines do not care.
+        let _ = (members, joint);
+    }
 
     /// Pins the present state, cheaply, and returns what writes it out later.
     fn snapshot(&self) -> SnapshotWriter;

@@ -1,11 +1,13 @@
 //! One member of a Raft group: starts, writes, reads, stops.
 //!
-//! [`membership`] changes the group, [`reads`] batches linearizable reads, [`monitor`] watches for
+//! [`founding`] begins one anew from an old state, [`membership`] changes the group, [`reads`] batches linearizable reads, [`monitor`] watches for
 //! a change of leader and for a disk that no longer works.
 
+mod founding;
 mod membership;
 mod monitor;
 mod reads;
+mod space;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,10 +27,13 @@ use crate::metrics::Watcher;
 use crate::options::{Identity, Options};
 use crate::snapshot::Shelf;
 use crate::status::{Leadership, Status};
+use crate::storage::{Blocking, Storage};
 use crate::transport::{Channels, Receiver, Transport};
 use crate::{apply, status};
+pub use founding::{Position, Remains};
 use monitor::DiskLimits;
 use reads::Reads;
+pub(crate) use space::Space;
 
 /// The ID of the node that begins a group.
 const FOUNDER: u64 = 1;
@@ -50,6 +55,8 @@ pub struct RaftNode {
     shelf: Arc<Shelf>,
     reads: Reads,
     room: Semaphore,
+    channels: Channels,
+    space: Arc<Space>,
     leadership: watch::Receiver<Leadership>,
     failure: watch::Receiver<Option<Failure>>,
     tasks: Vec<JoinHandle<()>>,
@@ -64,8 +71,11 @@ struct Stores {
 impl RaftNode {
     /// The identity that a data folder holds, also while a node runs on it. `None` if the folder
     /// is missing or pristine.
-    pub fn identity_of(dir: impl AsRef<Path>) -> Result<Option<Identity>, Error> {
-        Database::peek_identity(&log_dir(dir.as_ref()))
+    pub fn identity_of(
+        storage: &dyn Storage,
+        dir: impl AsRef<Path>,
+    ) -> Result<Option<Identity>, Error> {
+        Database::peek_identity(storage, &log_dir(dir.as_ref()))
     }
 
     /// Begins a group of one, with this node as node 1, in a pristine folder; returns once it
@@ -82,7 +92,7 @@ impl RaftNode {
         if let Some((found, _)) = stores.found {
             return Err(Error::NotPristine { dir: options.dir, found });
         }
-        let identity = Identity { cluster, node: FOUNDER };
+        let identity = Identity::first(cluster, FOUNDER);
         stores.database.set_identity(identity, Founding::Bootstrap)?;
         let node = Self::start(options, engine, identity, stores.database, app).await?;
         node.initialize().await?;
@@ -115,7 +125,7 @@ impl RaftNode {
     /// Starts a node again on what its folder holds.
     pub async fn open(options: Options, app: impl StateMachine) -> Result<Self, Error> {
         let engine = options.engine()?;
-        if !log_dir(&options.dir).exists() {
+        if !options.storage.exists(&log_dir(&options.dir)) {
             return Err(Error::NotInitialized { dir: options.dir });
         }
         let stores = stores(&options).await?;
@@ -145,6 +155,7 @@ impl RaftNode {
             self.identity,
             self.raft.clone(),
             self.shelf.clone(),
+            self.space.clone(),
             self.options.snapshot_size_max,
         );
         Transport::new(receiver)
@@ -185,7 +196,22 @@ impl RaftNode {
 
     /// What this node knows now.
     pub fn status(&self) -> Status {
-        Status::of(&self.metrics(), &self.options.address)
+        let status = Status::of(&self.metrics(), &self.options.address);
+        let age = self.shelf.age();
+        let snapshot_age_ms = age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        Status { snapshot_age_ms, is_full: self.space.is_low(), ..status }
+    }
+
+    /// Whether the file system of the log has no room for commands. Then none should be proposed,
+    /// and a follower takes no entries, until there is room again; what is there stays.
+    pub fn is_full(&self) -> bool {
+        self.space.is_low()
+    }
+
+    /// Whether another node has refused a message as not meant for it since this was asked last:
+    /// it belongs to another group, or is another node, than this one believes.
+    pub fn was_refused(&self) -> bool {
+        self.channels.take_refused()
     }
 
     /// Follows who leads.
@@ -222,7 +248,7 @@ impl RaftNode {
             tracing::warn!(error = %err, "Raft did not stop in order");
         }
         let log = self.log.clone();
-        if tokio::task::spawn_blocking(move || log.close()).await.is_err() {
+        if self.shelf.blocking().run(move || log.close()).await.is_err() {
             tracing::error!("closing the log panicked");
         }
     }
@@ -254,25 +280,41 @@ impl RaftNode {
         app: impl StateMachine,
     ) -> Result<Self, Error> {
         let dir = snapshot_dir(&options.dir);
+        let pace = options.storage.pace();
+        let how = Blocking::of(&*options.storage);
         let open = move || -> Result<(LogStore, Arc<Shelf>), Error> {
-            let shelf = Shelf::open(&dir, identity.cluster)?;
-            let log = LogStore::open(database)?;
+            let shelf = Shelf::open(&dir, identity.group, how)?;
+            let log = LogStore::open(database, pace)?;
             no_gap(&log, &shelf)?;
             Ok((log, Arc::new(shelf)))
         };
-        let (log, shelf) = blocking(open).await?;
-        let machine = apply::Machine::new(Box::new(app), shelf.clone());
-        let channels = Channels::new(identity);
+        let (log, shelf) = blocking(how, open).await?;
+        let space = Space::of(options.dir.clone());
+        let machine = apply::Machine::new(Box::new(app), shelf.clone(), space.clone());
+        let channels = Channels::new(identity, options.dial.clone(), how);
         let raft =
             Raft::new(identity.node, Arc::new(engine), channels.clone(), log.clone(), machine)
                 .await
                 .map_err(|err| start_error(err.into()))?;
         let (leadership, leadership_task) = monitor::leadership(&raft);
         let (failure, failure_task) = monitor::failure(&raft, log.health(), DiskLimits::default());
-        let reads = Reads::start(raft.clone(), channels);
-        let tasks = vec![leadership_task, failure_task];
+        let reads = Reads::start(raft.clone(), channels.clone());
+        let tasks = vec![leadership_task, failure_task, space.watch()];
         let room = Semaphore::new(ROOM);
-        Ok(Self { identity, options, raft, log, shelf, reads, room, leadership, failure, tasks })
+        Ok(Self {
+            identity,
+            options,
+            raft,
+            log,
+            shelf,
+            reads,
+            room,
+            channels,
+            space,
+            leadership,
+            failure,
+            tasks,
+        })
     }
 
     /// Writes the first membership, this node alone, and waits until it leads.
@@ -314,9 +356,9 @@ fn start_error(source: Cause) -> Error {
 /// Opens the log of a folder, which locks it, and says whose it is. Data without an identity is
 /// an error: the identity is the first thing that is ever written.
 async fn stores(options: &Options) -> Result<Stores, Error> {
-    let dir = options.dir.clone();
+    let (storage, dir) = (options.storage.clone(), options.dir.clone());
     let open = move || {
-        let database = Arc::new(Database::open(&log_dir(&dir))?);
+        let database = Arc::new(Database::open(&*storage, &log_dir(&dir))?);
         let found = database.identity()?;
         if found.is_none() && !(database.is_pristine()? && Shelf::is_pristine(&snapshot_dir(&dir)))
         {
@@ -325,7 +367,7 @@ async fn stores(options: &Options) -> Result<Stores, Error> {
         sync_entries(&dir)?;
         Ok(Stores { database, found })
     };
-    blocking(open).await
+    blocking(Blocking::of(&*options.storage), open).await
 }
 
 /// Makes the folders themselves durable: a node that lost its folder in a power cut would seem
@@ -352,9 +394,10 @@ fn no_gap(log: &LogStore, shelf: &Shelf) -> Result<(), Error> {
 }
 
 async fn blocking<T: Send + 'static>(
+    how: Blocking,
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.map_err(|err| start_error(err.into()))?
+    how.run(work).await.map_err(|err| start_error(err.into()))?
 }
 
 fn forward(to: ForwardToLeader<TypeConfig>) -> Option<Leader> {
@@ -368,4 +411,5 @@ fn known_leader(raft: &Raft) -> Option<Leader> {
 }
 
 #[cfg(test)]
+#[cfg(feature = "rocksdb")]
 mod tests;

@@ -1,8 +1,11 @@
 //! What a node is told when it starts.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use crate::dial::Dial;
 use crate::error::Error;
+use crate::storage::Storage;
 
 /// Who a node is: both are fixed for the life of its data directory.
 ///
@@ -10,10 +13,22 @@ use crate::error::Error;
 /// vote again in terms that it has forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The group, a random number minted at bootstrap.
+    /// The application's name for what the group keeps; it stays when another group goes on with
+    /// an old state.
     pub cluster: [u8; 16],
+    /// The group: the cluster's name for the first one, a random number for one that was
+    /// [founded](crate::RaftNode::found) on an old state. Members of different groups refuse each
+    /// other.
+    pub group: [u8; 16],
     /// The member, at least 1.
     pub node: u64,
+}
+
+impl Identity {
+    /// A node of a cluster's first group.
+    pub fn first(cluster: [u8; 16], node: u64) -> Self {
+        Self { cluster, group: cluster, node }
+    }
 }
 
 /// What one node needs besides its identity.
@@ -31,11 +46,25 @@ pub struct Options {
     pub keep_entries: u64,
     /// Largest snapshot, in bytes, that is accepted from a leader.
     pub snapshot_size_max: u64,
+    /// What keeps the log.
+    pub storage: Arc<dyn Storage>,
+    /// How the other members are reached.
+    pub dial: Dial,
 }
 
 impl Options {
     /// Options with the defaults of a production group.
+    #[cfg(feature = "rocksdb")]
     pub fn new(dir: impl Into<PathBuf>, address: impl Into<String>) -> Self {
+        Self::on(Arc::new(crate::RocksStorage), dir, address)
+    }
+
+    /// As `new`, with another storage than RocksDB.
+    pub fn on(
+        storage: Arc<dyn Storage>,
+        dir: impl Into<PathBuf>,
+        address: impl Into<String>,
+    ) -> Self {
         Self {
             dir: dir.into(),
             address: address.into(),
@@ -43,6 +72,8 @@ impl Options {
             snapshot_after: 50_000,
             keep_entries: 20_000,
             snapshot_size_max: 4 << 30,
+            storage,
+            dial: Dial::default(),
         }
     }
 }

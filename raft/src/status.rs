@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use openraft::Instant;
 
-use crate::config::Metrics;
+use crate::config::{Membership, Metrics};
 use crate::error::Leader;
 
 /// A view of the group from one node. Another node, or the same one later, may see another.
@@ -34,6 +34,10 @@ pub struct Status {
     pub joint: bool,
     /// The newest membership is committed.
     pub membership_committed: bool,
+    /// Milliseconds since this node's snapshot was written, by the system's clock.
+    pub snapshot_age_ms: Option<u64>,
+    /// The file system of the log has no room for commands.
+    pub is_full: bool,
     /// On the leader: milliseconds since a quorum last acknowledged it. `None` on others, and on
     /// a leader that no quorum has acknowledged yet.
     pub quorum_acked_ms: Option<u64>,
@@ -79,15 +83,7 @@ impl Status {
             Some(_) => metrics.last_log_index,
             None => None,
         };
-        let members = membership
-            .nodes()
-            .map(|(node, at)| Member {
-                node: *node,
-                address: at.addr.clone(),
-                role: if voters.contains(node) { Role::Voter } else { Role::Learner },
-                matched: matched(node),
-            })
-            .collect();
+        let members = members(membership, matched);
         let index = |id: &Option<crate::config::LogId>| id.map(|id| id.index);
         let acked = if metrics.state.is_leader() && voters.iter().eq([&metrics.id]) {
             // Its own quorum; openraft has nothing to update the time for.
@@ -105,6 +101,8 @@ impl Status {
             applied: index(&metrics.last_applied),
             snapshot: index(&metrics.snapshot),
             purged: index(&metrics.purged),
+            snapshot_age_ms: None,
+            is_full: false,
             members,
             joint: membership.get_joint_config().len() > 1,
             membership_committed: metrics.membership_config.log_id()
@@ -112,6 +110,21 @@ impl Status {
             quorum_acked_ms: acked.map(|ago| u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)),
         }
     }
+}
+
+/// The members, with what `matched` says of each.
+pub(crate) fn members(
+    membership: &Membership,
+    matched: impl Fn(&u64) -> Option<u64>,
+) -> Vec<Member> {
+    let voters: BTreeSet<u64> = membership.voter_ids().collect();
+    let member = |(node, at): (&u64, &openraft::BasicNode)| Member {
+        node: *node,
+        address: at.addr.clone(),
+        role: if voters.contains(node) { Role::Voter } else { Role::Learner },
+        matched: matched(node),
+    };
+    membership.nodes().map(member).collect()
 }
 
 impl Leadership {

@@ -19,13 +19,13 @@ use crate::wire::proto;
 
 /// The envelope of a request from `from` to `target`.
 fn envelope(from: Identity, target: u64) -> proto::Envelope {
-    proto::Envelope { cluster: from.cluster.to_vec().into(), source: from.node, target }
+    proto::Envelope { group: from.group.to_vec().into(), source: from.node, target }
 }
 
 /// Refuses a request that is meant for another group or node.
 fn admit(to: Identity, envelope: Option<&proto::Envelope>) -> Result<(), Status> {
     let envelope = envelope.ok_or_else(|| Status::invalid_argument("no envelope"))?;
-    if envelope.cluster.as_ref() != to.cluster {
+    if envelope.group.as_ref() != to.group {
         return Err(Status::failed_precondition("this node belongs to another group"));
     }
     if envelope.target != to.node {
@@ -36,4 +36,5 @@ fn admit(to: Identity, envelope: Option<&proto::Envelope>) -> Result<(), Status>
 }
 
 #[cfg(test)]
+#[cfg(feature = "rocksdb")]
 mod tests;

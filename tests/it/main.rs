@@ -10,19 +10,26 @@
 )]
 #![expect(clippy::print_stdout, reason = "a test prints what it measured")]
 
+mod backup;
 mod bad_input;
 mod client_crash;
 mod clients;
 mod clones;
+mod crash_points;
 mod daemon_crash;
 mod damage;
 mod fill;
+mod garbage;
+mod golden;
 mod harness;
 mod kill_all;
 mod leader_loss;
 mod load;
+mod members;
 mod metadata;
+mod metadata_disk;
 mod openers;
+mod recover;
 mod refused;
 mod resize;
 mod ring_change;
@@ -35,3 +42,4 @@ mod syncs;
 mod tidy;
 mod transfer;
 mod walk_through;
+mod watch;

@@ -30,6 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     // The system tests link to none of them; the simulation does.
     ("torus-tests", &["torus-blockstore", "torus-metadata", "torus-distributor", "torus-volume"]),
+    ("torus-simulate-metadata", &["torus-blockstore", "torus-metadata"]),
 ];
 
 /// Crates of others that only one of ours may use.

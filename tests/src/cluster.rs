@@ -206,6 +206,20 @@ impl Cluster {
         self.daemons[index].process = None;
     }
 
+    /// Waits until daemon `index` ends by itself; its exit code and its log.
+    #[track_caller]
+    pub fn ended(&mut self, index: usize, bound: Duration) -> (i32, String) {
+        let process = self.daemon(index);
+        let ended = (process.wait(bound), process.log());
+        self.daemons[index].process = None;
+        ended
+    }
+
+    /// What a running daemon has logged.
+    pub fn said(&mut self, index: usize) -> String {
+        self.daemon(index).log()
+    }
+
     pub fn pause(&mut self, index: usize) {
         self.daemon(index).pause();
     }

@@ -1,5 +1,6 @@
 //! What `torusctl` can be asked.
 
+mod metadata;
 mod volumes;
 
 use std::convert::Infallible;
@@ -10,9 +11,11 @@ use clap_complete::Shell;
 use torus_blockstore::{BlockKind, BlockSpec, PeerId, VolumeId};
 use torus_metadata::{NodeId, RingKind};
 
+use super::watch::Kind as WatchKind;
 use crate::address::{Address, AddressError};
 use crate::size::Bytes;
 
+pub(super) use metadata::{MetadataCommand, RecoverArguments};
 pub(super) use volumes::{
     BlockCommand, Export, Format, Import, Layers, NewVolume, SnapshotCommand, VolumeCommand,
 };
@@ -35,11 +38,38 @@ pub struct Arguments {
     /// Print JSON.
     #[arg(long, global = true)]
     pub(super) json: bool,
+    /// Ask one daemon for what it knows, which may be old; works without a majority. Only for commands
+    /// that read.
+    #[arg(long, global = true)]
+    pub(super) stale: bool,
     /// Torus needed one.
     #[arg(long, global = true, hide = true, value_name = "HOST:PORT", value_parser = no_etcd)]
     pub(super) etcd: Option<Infallible>,
     #[command(subcommand)]
     pub(super) command: Command,
+}
+
+impl Command {
+    /// Whether it only reads the metadata, so that it can do with what one daemon knows.
+    pub(super) fn only_reads(&self) -> bool {
+        match self {
+            Self::Member(command) => matches!(command, MemberCommand::List | MemberCommand::Status),
+            Self::Peer(command) => {
+                matches!(command, PeerCommand::List | PeerCommand::Blocks { .. })
+            }
+            Self::Ring(command) => matches!(command, RingCommand::Get | RingCommand::Locate(_)),
+            Self::Volume(command) => {
+                matches!(command, VolumeCommand::List | VolumeCommand::Info { .. })
+            }
+            Self::Snapshot(command) => matches!(command, SnapshotCommand::List { .. }),
+            Self::Status | Self::Version | Self::Completion { .. } => true,
+            Self::Init(_)
+            | Self::Block(_)
+            | Self::Metadata(_)
+            | Self::Recover(_)
+            | Self::Watch(_) => false,
+        }
+    }
 }
 
 fn no_etcd(_: &str) -> Result<Infallible, &'static str> {
@@ -68,6 +98,13 @@ pub(super) enum Command {
     /// Block volumes.
     #[command(subcommand)]
     Block(BlockCommand),
+    /// The metadata of the cluster as a whole.
+    #[command(subcommand)]
+    Metadata(MetadataCommand),
+    /// Begin a new group with what one member has, when the majority is lost for good.
+    Recover(RecoverArguments),
+    /// Print what changes as it happens, until Ctrl-C. At first all there is.
+    Watch(WatchArguments),
     /// How the cluster is, and what to do about what is wrong.
     Status,
     /// The version of this program.
@@ -90,9 +127,22 @@ pub(super) struct InitArguments {
     /// Begin with a ring of kind empty.
     #[arg(long)]
     pub(super) no_ring: bool,
+    /// How many daemons vote on the metadata at most: 1, 3, 5, 7 or 9 [default: 5]
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) voters: Option<u32>,
     /// Change nothing: print what is written, or what would be.
     #[arg(long)]
     pub(super) view: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WatchArguments {
+    /// What to watch [default: everything]
+    #[arg(value_name = "KIND", value_enum)]
+    pub(super) kinds: Vec<WatchKind>,
+    /// Go on behind this revision, without what there is.
+    #[arg(long, value_name = "REVISION")]
+    pub(super) from: Option<u64>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -109,6 +159,22 @@ pub(super) enum MemberCommand {
         #[arg(value_name = "ID|HOST:PORT")]
         member: MemberName,
     },
+    /// Give a learner a vote now. The number of voters stays odd: another learner gets one too, or a
+    /// voter gives up its own.
+    Promote {
+        #[arg(value_name = "ID|HOST:PORT")]
+        member: MemberName,
+        /// The voter that becomes a learner for it; one that does not answer if none is named.
+        #[arg(long, value_name = "ID|HOST:PORT")]
+        instead_of: Option<MemberName>,
+    },
+    /// Change how many members vote at most: 1, 3, 5, 7 or 9. Learners get votes by themselves.
+    Voters {
+        #[arg(value_name = "NUMBER")]
+        number: u32,
+    },
+    /// How the group is: its leader, its log, its majority, each member.
+    Status,
     /// Hand the leadership over.
     TransferLeader {
         /// The member that is to lead; the best placed one if none is named.

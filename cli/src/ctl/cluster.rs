@@ -13,9 +13,11 @@ use tokio::net::TcpStream;
 use tokio::sync::{OnceCell, watch};
 use tokio::time::timeout;
 use torus_blockstore::{PeerId, VolumeId};
-use torus_distributor::{PeerError, Peers, Request, Response, Status, TcpPeers, View};
+use torus_distributor::{
+    PeerError, Peers, Refusal as DataRefusal, Request, Response, Status, TcpPeers, View,
+};
 use torus_metadata::{
-    AdminClient, AdminError, Answer, Applied, Client, Command, Error, GlobalMetadata,
+    AdminClient, AdminError, Answer, Applied, Client, Command, Error, GlobalMetadata, GroupStatus,
     MetadataService, Peer, Query, Refusal, Ring, Volume,
 };
 
@@ -25,6 +27,8 @@ use crate::failure::{Failure, chain};
 
 /// How long a daemon may take to accept a connection.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(4);
+/// How long a member may take to say what it knows.
+const STALE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a peer may take to say how it is.
 const STATUS_PATIENCE: Duration = Duration::from_secs(3);
 /// How often a change is made again when others change the same thing.
@@ -59,6 +63,11 @@ impl Cluster {
             client: self.client.with_deadline(deadline),
             admin: self.admin.clone(),
         }
+    }
+
+    /// The same, where any member answers by what it knows, however old.
+    pub(super) fn stale(&self) -> Self {
+        Self { client: self.client.stale(), ..self.with_deadline(STALE_PATIENCE) }
     }
 
     /// Fails early and clearly where no daemon listens at all: a group without a leader is waited
@@ -224,16 +233,28 @@ impl From<Refused> for Failure {
     }
 }
 
-/// Which of the daemons at these addresses belong to a group and answer.
-pub(super) async fn answering(addresses: &[String]) -> Vec<bool> {
-    // A daemon asks on for the leader's view, so its answer takes as long as the leader's.
-    let patience = STATUS_PATIENCE + CONNECT_PATIENCE;
-    let probe = async |address: &String| {
-        let admin = AdminClient::new([address.clone()]);
-        connect(address).await.is_ok()
-            && timeout(patience, admin.status()).await.is_ok_and(|status| status.is_ok())
+/// What a daemon says of itself when it is asked for its place in a group.
+#[derive(Clone, Debug)]
+pub(super) enum Standing {
+    Member(GroupStatus),
+    /// It waits to be initialised or to join.
+    Waits,
+    Silent,
+}
+
+/// What the daemons at these addresses say of themselves.
+pub(super) async fn standings(addresses: &[String]) -> Vec<Standing> {
+    let ask = async |address: &String| {
+        if connect(address).await.is_err() {
+            return Standing::Silent;
+        }
+        match timeout(STATUS_PATIENCE, AdminClient::own_status(address)).await {
+            Ok(Ok(status)) => Standing::Member(status),
+            Ok(Err(AdminError::NotInitialised { .. })) => Standing::Waits,
+            Ok(Err(_)) | Err(_) => Standing::Silent,
+        }
     };
-    join_all(addresses.iter().map(probe)).await
+    join_all(addresses.iter().map(ask)).await
 }
 
 async fn connect(address: &str) -> Result<(), io::Error> {
@@ -251,8 +272,28 @@ pub(super) fn data_path(global: &GlobalMetadata, peers: &[Peer]) -> TcpPeers {
 /// How each peer is, by its own word.
 pub(super) type Statuses = BTreeMap<PeerId, Result<Status, PeerError>>;
 
-/// Asks all peers at once how they are.
+/// Asks all peers at once how they are. Of those that do not answer it is asked whether another
+/// cluster has their address.
 pub(super) async fn statuses(global: &GlobalMetadata, peers: &[Peer]) -> Statuses {
+    let mut statuses = answers(global, peers).await;
+    let is_silent = |peer: &&Peer| matches!(statuses.get(&peer.id), Some(Err(PeerError::Silent)));
+    let silent: Vec<_> = peers.iter().filter(is_silent).collect();
+    let addresses: Vec<_> = silent.iter().map(|peer| peer.address.clone()).collect();
+    for (peer, standing) in silent.into_iter().zip(standings(&addresses).await) {
+        let error = match standing {
+            Standing::Member(status) if status.cluster != global.cluster => {
+                DataRefusal::WrongCluster
+            }
+            // Its folder is empty, or another's.
+            Standing::Waits => DataRefusal::WrongPeer,
+            Standing::Member(_) | Standing::Silent => continue,
+        };
+        statuses.insert(peer.id, Err(PeerError::Refused(error)));
+    }
+    statuses
+}
+
+async fn answers(global: &GlobalMetadata, peers: &[Peer]) -> Statuses {
     let path = data_path(global, peers);
     let ask = async |peer: &Peer| {
         let answer = timeout(STATUS_PATIENCE, path.request(peer.id, Request::Status)).await;
@@ -305,6 +346,7 @@ fn denied(error: &AdminError) -> Failure {
         AdminError::NoSuchMember(_) => "'torusctl member list' shows the members",
         AdminError::NotAVoter(_) => "'torusctl member list' shows who has a vote",
         AdminError::LastVoter => "add another member first",
+        AdminError::NotReady(_) => "'torusctl member status' shows how far it is",
         AdminError::Unreachable { .. } => "start it with torusd, or correct the address",
         AdminError::AlreadyMember { .. } => "'torusctl member list' shows the members",
         _ => return Failure::failed(chain(error)),

@@ -4,7 +4,7 @@
 //! volume are holes of the file.
 
 mod content;
-mod destination;
+pub(super) mod destination;
 
 use std::pin::pin;
 use std::time::Duration;

@@ -44,7 +44,11 @@ fn check(arguments: &InitArguments) -> Result<InitOptions, Failure> {
         let Bytes(block_size) = arguments.block_size;
         Failure::usage(format!("block size {block_size}, replication {replication}: {refusal}"))
     })?;
-    Ok(InitOptions { block_size, block_spec: arguments.block_spec.clone(), replication, ring })
+    let (block_spec, voters_max) = (arguments.block_spec.clone(), arguments.voters);
+    if let Some(voters) = voters_max {
+        rehearsal::voters(voters).map_err(|refusal| Failure::usage(refusal.to_string()))?;
+    }
+    Ok(InitOptions { block_size, block_spec, replication, ring, voters_max })
 }
 
 /// How many peers hold each block: by `--replication`, or by the layer rep of the block spec.
@@ -75,6 +79,7 @@ async fn view(cluster: &Cluster, options: &InitOptions) -> Result<Report, Failur
         block_spec: global.block_spec,
         replication: ring.replication,
         ring: ring.kind,
+        voters_max: None,
     };
     let mut json = facts(&options);
     json["cluster"] = group.cluster.to_string().into();
@@ -113,6 +118,7 @@ mod tests {
             block_spec: "crc".parse().unwrap(),
             replication: Some(replication),
             no_ring: false,
+            voters: None,
             view: false,
         };
         let found = match check(&arguments) {
@@ -130,8 +136,14 @@ mod tests {
         let copies = |spec: &str, replication| {
             let block_spec = spec.parse().unwrap();
             let block_size = Bytes(1 << 19);
-            let arguments =
-                InitArguments { block_size, block_spec, replication, no_ring: false, view: false };
+            let arguments = InitArguments {
+                block_size,
+                block_spec,
+                replication,
+                no_ring: false,
+                voters: None,
+                view: false,
+            };
             super::copies(&arguments).map_err(|failure| failure.line())
         };
         assert_eq!(copies("crc", None), Ok(2));

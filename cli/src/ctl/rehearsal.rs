@@ -16,6 +16,11 @@ pub(super) fn init(block_size: u32, ring: RingKind, replication: u32) -> Result<
     begin(block_size, ring).map(|_| ())
 }
 
+/// Whether so many members can vote at most.
+pub(super) fn voters(number: u32) -> Result<(), Refusal> {
+    State::default().apply(1, Command::SetVotersMax(number)).0.map(|_| ())
+}
+
 /// Whether there can be such a ring, whatever its version.
 pub(super) fn ring(ring: &Ring) -> Result<(), Refusal> {
     begin(BLOCK_SIZE, Ring { version: RingVersion(1), ..ring.clone() }).map(|_| ())

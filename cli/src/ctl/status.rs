@@ -18,6 +18,9 @@ use crate::size::Bytes;
 /// How long a group without a leader is waited for: long enough for an election.
 const PATIENCE: Duration = Duration::from_secs(4);
 
+/// The advice where all seems well and nothing is confirmed.
+const UNCONFIRMED: &str = "the metadata service does not answer in time, though its members do: ask again in some seconds";
+
 /// What only a group with a leader tells.
 struct Store {
     global: GlobalMetadata,
@@ -26,10 +29,28 @@ struct Store {
     volumes: Vec<Volume>,
 }
 
+pub(super) use advice::on_group;
+
+/// What is known of the store.
+enum Known {
+    /// The word of a majority.
+    Now(Store),
+    /// What one member knew last.
+    Once(Store),
+    Nothing(Failure),
+}
+
 pub(super) async fn run(cluster: &Cluster) -> Result<Report, Failure> {
     let group = member::read(cluster).await?;
-    let store = Store::read(&cluster.with_deadline(PATIENCE)).await;
-    Ok(report(&group, store.as_ref()))
+    let known = match Store::read(&cluster.with_deadline(PATIENCE)).await {
+        Ok(store) => Known::Now(store),
+        // Whoever asks for what is old gets no better.
+        Err(failure) => match Store::read(&cluster.stale()).await {
+            Ok(store) => Known::Once(store),
+            Err(_) => Known::Nothing(failure),
+        },
+    };
+    Ok(report(&group, &known))
 }
 
 impl Store {
@@ -54,19 +75,23 @@ impl Store {
     }
 }
 
-fn report(group: &Group, store: Result<&Store, &Failure>) -> Report {
+fn report(group: &Group, known: &Known) -> Report {
     let mut advice = advice::on_group(group);
-    let mut text = head(group);
-    let mut json = json!({
-        "cluster": group.cluster,
-        "leader": group.leader,
-        "term": group.term,
-        "members": json!(group.members),
-    });
-    match store {
-        Ok(store) => {
-            advice.extend(advice::on_store(store));
+    let mut text = group.head();
+    let mut json = json!(group);
+    match known {
+        Known::Now(store) | Known::Once(store) => {
+            let is_old = matches!(known, Known::Once(_));
+            if is_old {
+                text.push_str("(as one member knew it last; no majority confirms it)\n");
+                if advice.is_empty() {
+                    advice.push(UNCONFIRMED.to_owned());
+                }
+            } else {
+                advice.extend(advice::on_store(store));
+            }
             text.push_str(&body(store));
+            json["is_old"] = is_old.into();
             json["block_size"] = store.global.block_size.into();
             json["block_spec"] = store.global.block_spec.to_string().into();
             json["peers"] = peers_json(store);
@@ -77,7 +102,7 @@ fn report(group: &Group, store: Result<&Store, &Failure>) -> Report {
                 "size": store.promised(),
             });
         }
-        Err(failure) => {
+        Known::Nothing(failure) => {
             // The line of a group without a leader says what this would.
             if advice.is_empty() {
                 advice.push(failure.line());
@@ -94,17 +119,6 @@ fn report(group: &Group, store: Result<&Store, &Failure>) -> Report {
     }
     json["problems"] = advice.into();
     Report::new(text, json)
-}
-
-fn head(group: &Group) -> String {
-    let up = group.members.iter().filter(|row| row.state == "up").count();
-    format!(
-        "Cluster   {}\nLeader    {}\nMembers   {up} of {} up, term {}\n",
-        group.cluster,
-        group.leader.as_deref().unwrap_or("none"),
-        group.members.len(),
-        group.term,
-    )
 }
 
 fn body(store: &Store) -> String {

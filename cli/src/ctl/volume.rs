@@ -1,7 +1,7 @@
 //! `torusctl volume`.
 
 mod change;
-mod show;
+pub(super) mod show;
 
 use serde_json::json;
 use torus_blockstore::{BlockLayer, BlockLayerKind, BlockSpec};
@@ -14,6 +14,8 @@ use super::{export, import, rehearsal, snapshot};
 use crate::failure::Failure;
 use crate::name::shown;
 use crate::size::Bytes;
+
+pub(super) use show::facts;
 
 /// The size of a volume is a multiple of this: the largest unit in which clients write.
 const SIZE_UNIT: u64 = 4096;
@@ -56,7 +58,9 @@ pub(super) async fn create(cluster: &Cluster, volume: &NewVolume) -> Result<Repo
 }
 
 async fn delete(cluster: &Cluster, name: &str, force: bool) -> Result<Report, Failure> {
-    cluster.execute(Command::DeleteVolume { name: name.to_owned(), force }).await?;
+    // By its ID: a copy of the command that comes late must not meet another volume of the name.
+    let volume = cluster.volume(name).await?.id;
+    cluster.execute(Command::DeleteVolume { volume, force }).await?;
     let text = format!("Deleted volume {name}. The peers free its blocks by and by.\n");
     Ok(Report::new(text, json!({ "deleted": name })))
 }

@@ -117,8 +117,8 @@ impl<'a> Pass<'a> {
     /// What the metadata says of the volumes now. Without an answer nothing is dropped.
     pub(super) async fn read_pins(&mut self) -> Option<Pins> {
         match self.around.metadata.query(Query::Volumes).await {
-            Ok(Answer::Volumes { volumes, volumes_minted, .. }) => {
-                Some(Pins::new(volumes, volumes_minted))
+            Ok(Answer::Volumes { volumes, volumes_minted, lost, .. }) => {
+                Some(Pins::new(volumes, volumes_minted, lost))
             }
             _ => {
                 self.outcome.is_cut_short = true;

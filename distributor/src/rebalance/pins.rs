@@ -9,6 +9,7 @@
 //! is past it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use torus_blockstore::{BlockKind, BlockRef, PeerId, VolumeId};
 use torus_metadata::{RingVersion, Volume, Window};
@@ -20,16 +21,21 @@ pub(crate) struct Pins {
     volumes: BTreeMap<VolumeId, Volume>,
     /// The highest volume ID that was ever given.
     minted: u64,
+    /// IDs that a former generation of the metadata may have given: of these nothing is known.
+    lost: Vec<RangeInclusive<u64>>,
 }
 
 impl Pins {
-    pub(crate) fn new(volumes: Vec<Volume>, minted: u64) -> Self {
-        Self { volumes: volumes.into_iter().map(|volume| (volume.id, volume)).collect(), minted }
+    pub(crate) fn new(volumes: Vec<Volume>, minted: u64, lost: Vec<RangeInclusive<u64>>) -> Self {
+        let volumes = volumes.into_iter().map(|volume| (volume.id, volume)).collect();
+        Self { volumes, minted, lost }
     }
 
     /// Whether the volume was there once and is no more.
     pub(crate) fn is_deleted(&self, volume: VolumeId) -> bool {
-        volume.get() <= self.minted && !self.volumes.contains_key(&volume)
+        volume.get() <= self.minted
+            && !self.volumes.contains_key(&volume)
+            && !self.lost.iter().any(|ids| ids.contains(&volume.get()))
     }
 
     /// Whether the volume is there.
@@ -119,9 +125,16 @@ mod tests {
     }
 
     #[test]
+    fn a_lost_volume_is_not_taken_for_a_deleted_one() {
+        let pins = Pins::new(vec![example(1)], 9, vec![3..=5, 8..=8]);
+        let deleted = (1..=10).filter(|id| pins.is_deleted(volume(*id)));
+        assert_eq!(deleted.collect::<Vec<_>>(), [2, 6, 7, 9]);
+    }
+
+    #[test]
     fn only_a_head_of_the_volumes_own_is_past_a_block() {
         let counts = |owner| {
-            let pins = Pins::new(vec![example(owner)], 1);
+            let pins = Pins::new(vec![example(owner)], 1, Vec::new());
             [3, 4, 8].map(|index| pins.windows_of(&block(index)).count())
         };
         assert_eq!(counts(1), [0, 1, 0]);

@@ -182,7 +182,7 @@ fn of_volume(id: u64, index: u64) -> BlockRef {
 }
 
 async fn delete_volume(cluster: &Cluster, id: u64) {
-    let deleted = Command::DeleteVolume { name: format!("disk{id}"), force: false };
+    let deleted = Command::DeleteVolume { volume: volume(id), force: false };
     cluster.metadata.execute(deleted).await.unwrap();
 }
 

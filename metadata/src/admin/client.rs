@@ -8,11 +8,10 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use super::{AdminError, Applicant, Denied, GroupStatus, InitOptions, Initialised, Membership};
-use crate::client::endpoint;
 use crate::error::call_failed;
 use crate::wire::proto::admin_client::AdminClient as Stub;
 use crate::wire::{Failure, Malformed, proto};
-use crate::{NodeId, Refusal};
+use crate::{Dial, NodeId, Refusal};
 
 /// How long a call goes on looking for the leader.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -25,13 +24,19 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A client of the daemons' administration.
 #[derive(Clone, Debug)]
 pub struct AdminClient {
-    addresses: Vec<String>,
+    pub(super) addresses: Vec<String>,
+    pub(super) dial: Dial,
 }
 
 impl AdminClient {
     /// A client that knows the daemons at these addresses, each `HOST:PORT`.
     pub fn new(addresses: impl IntoIterator<Item = String>) -> Self {
-        Self { addresses: addresses.into_iter().collect() }
+        Self::over(Dial::default(), addresses)
+    }
+
+    /// As [`new`](Self::new), over connections of another kind.
+    pub fn over(dial: Dial, addresses: impl IntoIterator<Item = String>) -> Self {
+        Self { addresses: addresses.into_iter().collect(), dial }
     }
 
     /// As [`new`](Self::new), from a comma-separated list.
@@ -46,8 +51,8 @@ impl AdminClient {
         // One of the others may belong to a cluster; then another must not begin beside it. It is
         // asked all the same: an `init` that was interrupted is finished there.
         for address in &self.addresses {
-            if let Ok(Ok(_)) = status_of(address).await {
-                return match init_at(address, options.clone()).await {
+            if let Ok(Ok(_)) = status_of(&self.dial, address).await {
+                return match init_at(&self.dial, address, options.clone()).await {
                     Ok(Err(Denied::AlreadyMember(_))) | Err(_) => {
                         Err(Refusal::AlreadyInitialised.into())
                     }
@@ -57,7 +62,7 @@ impl AdminClient {
         }
         let mut silent = Silent::default();
         for address in &self.addresses {
-            match init_at(address, options.clone()).await {
+            match init_at(&self.dial, address, options.clone()).await {
                 Ok(Err(Denied::AlreadyMember(_))) => {
                     return Err(Refusal::AlreadyInitialised.into());
                 }
@@ -73,11 +78,11 @@ impl AdminClient {
         let mut silent = Silent::default();
         let mut denied = None;
         for address in &self.addresses {
-            match status_of(address).await {
+            match status_of(&self.dial, address).await {
                 Ok(Ok(status)) => {
                     let leader = status.leader().filter(|leader| leader.node != status.node);
                     if let Some(leader) = leader
-                        && let Ok(Ok(better)) = status_of(&leader.address).await
+                        && let Ok(Ok(better)) = status_of(&self.dial, &leader.address).await
                     {
                         return Ok(better);
                     }
@@ -106,6 +111,28 @@ impl AdminClient {
         self.lead(Request::Transfer(to)).await
     }
 
+    /// Gives a learner a vote; `instead_of` gives up its own. Repeating it finishes a change that
+    /// was interrupted.
+    pub async fn promote(
+        &self,
+        node: NodeId,
+        instead_of: Option<NodeId>,
+    ) -> Result<Membership, AdminError> {
+        self.lead(Request::Promote(node, instead_of)).await
+    }
+
+    /// What the one daemon at `address` knows of the group; nobody else is asked.
+    pub async fn own_status(address: &str) -> Result<GroupStatus, AdminError> {
+        let mut silent = Silent::default();
+        match status_of(&Dial::default(), address).await {
+            Ok(answer) => answer.map_err(|denied| denied.at(address)),
+            Err(missed) => {
+                silent.note(address, missed)?;
+                Err(silent.error())
+            }
+        }
+    }
+
     /// Asks for a place in the group.
     pub(crate) async fn join(&self, applicant: Applicant) -> Result<Membership, AdminError> {
         self.lead(Request::Join(applicant)).await
@@ -113,15 +140,16 @@ impl AdminClient {
 
     /// Asks one daemon to join the cluster of `members`. `None`: it does not answer.
     pub(crate) async fn join_cluster(
+        dial: &Dial,
         address: &str,
         members: Vec<String>,
     ) -> Option<Result<Membership, Denied>> {
-        send(address, &Request::JoinCluster(members)).await.ok()
+        send(dial, address, &Request::JoinCluster(members)).await.ok()
     }
 
     /// How one daemon is; `None` if it does not answer.
-    pub(crate) async fn probe(address: &str) -> Option<Result<GroupStatus, Denied>> {
-        status_of(address).await.ok()
+    pub(crate) async fn probe(dial: &Dial, address: &str) -> Option<Result<GroupStatus, Denied>> {
+        status_of(dial, address).await.ok()
     }
 
     /// Asks the daemons, and whom they name, until the leader has answered.
@@ -136,7 +164,7 @@ impl AdminClient {
                 if !asked.insert(address.clone()) {
                     continue;
                 }
-                match send(&address, &request).await {
+                match send(&self.dial, &address, &request).await {
                     Ok(Err(Denied::Failure(Failure::NotLeader { leader }))) => {
                         silent.tried.push(address);
                         silent.leaderless = true;
@@ -172,10 +200,11 @@ enum Request {
     JoinCluster(Vec<String>),
     Remove(NodeId),
     Transfer(Option<NodeId>),
+    Promote(NodeId, Option<NodeId>),
 }
 
 /// Why a daemon gave no answer.
-enum Missed {
+pub(super) enum Missed {
     Status(Box<Status>),
     Timeout,
     Malformed(Malformed),
@@ -196,15 +225,15 @@ impl From<Malformed> for Missed {
 
 /// The daemons that gave no answer.
 #[derive(Default)]
-struct Silent {
-    tried: Vec<String>,
+pub(super) struct Silent {
+    pub(super) tried: Vec<String>,
     source: Option<Status>,
     /// A member answered, but nobody leads.
     leaderless: bool,
 }
 
 impl Silent {
-    fn note(&mut self, address: &str, missed: Missed) -> Result<(), AdminError> {
+    pub(super) fn note(&mut self, address: &str, missed: Missed) -> Result<(), AdminError> {
         match missed {
             Missed::Status(status) => self.source = Some(*status),
             Missed::Timeout => {}
@@ -219,29 +248,37 @@ impl Silent {
         Ok(())
     }
 
-    fn error(self) -> AdminError {
+    pub(super) fn error(self) -> AdminError {
         let source = self.source.map(call_failed);
         AdminError::Unavailable { tried: self.tried.join(", "), source }
     }
 }
 
 async fn init_at(
+    dial: &Dial,
     address: &str,
     options: InitOptions,
 ) -> Result<Result<Initialised, Denied>, Missed> {
-    let mut stub = stub(address)?;
+    let mut stub = stub(dial, address)?;
     let reply = within(ATTEMPT, stub.init(proto::InitRequest::from(options))).await?;
     Ok(reply.try_into()?)
 }
 
-async fn status_of(address: &str) -> Result<Result<GroupStatus, Denied>, Missed> {
-    let mut stub = stub(address)?;
+pub(super) async fn status_of(
+    dial: &Dial,
+    address: &str,
+) -> Result<Result<GroupStatus, Denied>, Missed> {
+    let mut stub = stub(dial, address)?;
     let reply = within(STATUS_ATTEMPT, stub.status(proto::Nothing {})).await?;
     Ok(reply.try_into()?)
 }
 
-async fn send(address: &str, request: &Request) -> Result<Result<Membership, Denied>, Missed> {
-    let mut stub = stub(address)?;
+async fn send(
+    dial: &Dial,
+    address: &str,
+    request: &Request,
+) -> Result<Result<Membership, Denied>, Missed> {
+    let mut stub = stub(dial, address)?;
     let reply = match request {
         Request::Join(applicant) => {
             within(ATTEMPT, stub.join(proto::JoinRequest::from(applicant.clone()))).await?
@@ -262,11 +299,16 @@ async fn send(address: &str, request: &Request) -> Result<Result<Membership, Den
             let request = proto::TransferLeaderRequest { node: to.map(|node| node.0) };
             within(ATTEMPT, stub.transfer_leader(request)).await?
         }
+        Request::Promote(node, instead_of) => {
+            let instead_of = instead_of.map(|node| node.0);
+            let request = proto::PromoteRequest { node: node.0, instead_of };
+            within(ATTEMPT, stub.promote(request)).await?
+        }
     };
     Ok(reply.try_into()?)
 }
 
-async fn within<T>(
+pub(super) async fn within<T>(
     patience: Duration,
     call: impl Future<Output = Result<tonic::Response<T>, Status>>,
 ) -> Result<T, Missed> {
@@ -276,8 +318,8 @@ async fn within<T>(
     }
 }
 
-fn stub(address: &str) -> Result<Stub<Channel>, Missed> {
-    Ok(Stub::new(endpoint(address).ok_or(Missed::Address)?.connect_lazy()))
+pub(super) fn stub(dial: &Dial, address: &str) -> Result<Stub<Channel>, Missed> {
+    Ok(Stub::new(dial.channel(address).ok_or(Missed::Address)?))
 }
 
 fn now() -> Instant {

@@ -4,7 +4,7 @@ use torus_blockstore::PeerId;
 use uuid::Uuid;
 
 use crate::wire::Failure;
-use crate::{NodeId, Refusal};
+use crate::{FeatureLevel, NodeId, Refusal};
 
 /// A failed call of a daemon's administration.
 #[derive(Debug, thiserror::Error)]
@@ -31,12 +31,32 @@ pub enum AdminError {
     NotAVoter(NodeId),
     #[error("the group would have no voter left")]
     LastVoter,
+    #[error("member {0} has not caught up with the log yet, or does not answer")]
+    NotReady(NodeId),
+    /// An even number of voters tolerates no more failures than the odd one below it.
+    #[error(
+        "there would be {voters} voters, and an even number is of no use: name one that gives up its \
+         vote with --instead-of, or add another member, so that both get one"
+    )]
+    EvenVoters { voters: u32 },
     /// Two daemons were given the same address.
     #[error("another member of the cluster listens at {address}")]
     AddressTaken { address: String },
     /// The daemon that was to be invited is down or elsewhere.
     #[error("the daemon at {address} cannot be reached by the cluster")]
     Unreachable { address: String },
+    #[error("the daemon at {address} cannot use the backup: {why}")]
+    UnusableBackup { address: String, why: String },
+    /// Its blocks would be lost to the cluster that they are of.
+    #[error(
+        "the daemon at {address} has blocks of cluster {found}, which is another one than the backup's"
+    )]
+    OtherCluster { address: String, found: Uuid },
+    #[error(
+        "the daemon at {address} knows feature level {known}, and the cluster is at {needed} \
+         already: it needs a newer version of Torus"
+    )]
+    Level { address: String, known: FeatureLevel, needed: FeatureLevel },
     /// The state machine's answer.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -55,8 +75,13 @@ pub(crate) enum Denied {
     NoSuchMember(NodeId),
     NotAVoter(NodeId),
     LastVoter,
+    NotReady(NodeId),
+    EvenVoters(u32),
     Unreachable(String),
     AddressTaken(String),
+    UnusableBackup(String),
+    OtherCluster(Uuid),
+    Level { known: FeatureLevel, needed: FeatureLevel },
 }
 
 impl From<Failure> for Denied {
@@ -71,7 +96,7 @@ impl Denied {
         let address = address.to_owned();
         match self {
             Self::Failure(Failure::NotInitialised) => AdminError::NotInitialised { address },
-            Self::Failure(Failure::NotLeader { .. } | Failure::Unavailable) => {
+            Self::Failure(Failure::NotLeader { .. } | Failure::Unavailable | Failure::NoSpace) => {
                 AdminError::Unavailable { tried: address, source: None }
             }
             Self::Refused(refusal) => AdminError::Refused(refusal),
@@ -80,8 +105,13 @@ impl Denied {
             Self::NoSuchMember(node) => AdminError::NoSuchMember(node),
             Self::NotAVoter(node) => AdminError::NotAVoter(node),
             Self::LastVoter => AdminError::LastVoter,
+            Self::NotReady(node) => AdminError::NotReady(node),
+            Self::EvenVoters(voters) => AdminError::EvenVoters { voters },
             Self::Unreachable(address) => AdminError::Unreachable { address },
             Self::AddressTaken(address) => AdminError::AddressTaken { address },
+            Self::UnusableBackup(why) => AdminError::UnusableBackup { address, why },
+            Self::OtherCluster(found) => AdminError::OtherCluster { address, found },
+            Self::Level { known, needed } => AdminError::Level { address, known, needed },
         }
     }
 }
@@ -91,4 +121,5 @@ impl Denied {
 pub(crate) struct Applicant {
     pub(crate) peer: PeerId,
     pub(crate) address: String,
+    pub(crate) level: FeatureLevel,
 }

@@ -9,10 +9,10 @@ use tonic::transport::Channel;
 
 use super::{Call, Client, Reply, WATCH_SILENCE};
 use crate::error::call_failed;
-use crate::serve::{Backend, MESSAGE_MAX};
+use crate::serve::{Backend, Freshness, MESSAGE_MAX};
 use crate::wire::proto::metadata_client::MetadataClient;
 use crate::wire::proto::{execute_reply, keep_alive_reply, query_reply, watch_reply};
-use crate::wire::{Failure, Malformed, proto};
+use crate::wire::{Failure, Malformed, Parts, proto};
 use crate::{Error, EventKind, Revision, WatchItem};
 
 /// Why an attempt gave no answer.
@@ -50,7 +50,7 @@ pub(super) async fn here(backend: &Arc<dyn Backend>, call: &Call) -> Result<Repl
         Call::Execute(request, command) => {
             backend.execute(request, command).await.map(Reply::Response)
         }
-        Call::Query(query) => backend.query(query).await.map(Reply::Answer),
+        Call::Query(query, freshness) => backend.query(query, freshness).await.map(Reply::Answer),
         Call::KeepAlive(session) => backend.keep_alive(session).await.map(Reply::KeptAlive),
     }
 }
@@ -73,9 +73,10 @@ pub(super) async fn there(
             };
             Ok((answer, reply.members))
         }
-        Call::Query(query) => {
+        Call::Query(query, freshness) => {
             use query_reply::Kind;
-            let request = proto::QueryRequest { query: Some(query.into()) };
+            let stale = freshness == Freshness::Stale;
+            let request = proto::QueryRequest { query: Some(query.into()), stale };
             let reply = client.query(request).await?.into_inner();
             let answer = match reply.kind.ok_or(Malformed { what: "the answer to a query" })? {
                 Kind::Answer(answer) => Ok(Reply::Answer(answer.try_into()?)),
@@ -100,7 +101,7 @@ pub(super) async fn there(
 /// Watches one member until that breaks off. The next watch asks another.
 pub(super) fn watch(
     client: Client,
-    from: Revision,
+    from: Option<Revision>,
     kinds: Vec<EventKind>,
 ) -> impl Stream<Item = Result<WatchItem, Error>> + Send {
     stream! {
@@ -121,8 +122,9 @@ pub(super) fn watch(
                 return;
             }
         };
+        let mut parts = Parts::default();
         loop {
-            let reply = match tokio::time::timeout(WATCH_SILENCE, replies.message()).await {
+            let mut reply = match tokio::time::timeout(WATCH_SILENCE, replies.message()).await {
                 Ok(Ok(Some(reply))) => reply,
                 Ok(Ok(None)) | Err(_) => {
                     yield Err(Error::Unavailable { tried: address, source: None });
@@ -133,11 +135,15 @@ pub(super) fn watch(
                     return;
                 }
             };
-            let item = decode(reply, &address);
-            let ended = item.is_err();
-            yield item;
-            if ended {
-                return;
+            client.contacts(|contacts| contacts.learn(std::mem::take(&mut reply.members)));
+            match decode(reply, &address, &mut parts) {
+                Ok(Some(item)) => yield Ok(item),
+                // More of it comes.
+                Ok(None) => {}
+                Err(error) => {
+                    yield Err(error);
+                    return;
+                }
             }
         }
     }
@@ -146,13 +152,14 @@ pub(super) fn watch(
 async fn open(
     client: &Client,
     address: &str,
-    from: Revision,
+    from: Option<Revision>,
     kinds: Vec<EventKind>,
 ) -> Result<tonic::Streaming<proto::WatchReply>, Error> {
     let unknown = Error::Protocol { what: "the address of a member" };
     let channel = client.contacts(|contacts| contacts.channel(address)).map_err(|_| unknown)?;
     let kinds = kinds.into_iter().map(|kind| proto::EventKind::from(kind).into()).collect();
-    let request = proto::WatchRequest { from: from.0, kinds };
+    let list = from.is_none();
+    let request = proto::WatchRequest { from: from.unwrap_or_default().0, kinds, list };
     let mut member = self::client(channel);
     match tokio::time::timeout(WATCH_SILENCE, member.watch(request)).await {
         Ok(Ok(replies)) => Ok(replies.into_inner()),
@@ -161,15 +168,21 @@ async fn open(
     }
 }
 
-fn decode(reply: proto::WatchReply, address: &str) -> Result<WatchItem, Error> {
+/// The item that a reply is or completes.
+fn decode(
+    reply: proto::WatchReply,
+    address: &str,
+    parts: &mut Parts,
+) -> Result<Option<WatchItem>, Error> {
     use watch_reply::Kind;
     match reply.kind.ok_or(Malformed { what: "an item of a watch" })? {
-        Kind::Events(events) => Ok(events.try_into()?),
-        Kind::Progress(revision) => Ok(WatchItem::Progress(Revision(revision))),
+        Kind::Events(events) => Ok(Some(events.try_into()?)),
+        Kind::Progress(revision) => Ok(Some(WatchItem::Progress(Revision(revision)))),
+        Kind::Listed(listed) => Ok(parts.take(listed)?.map(WatchItem::Listed)),
         Kind::Compacted(revision) => Err(Error::Compacted { compacted: Revision(revision) }),
         Kind::Failure(failure) => match failure.try_into()? {
             Failure::NotInitialised => Err(Error::NotInitialised { address: address.to_owned() }),
-            Failure::NotLeader { .. } | Failure::Unavailable => {
+            Failure::NotLeader { .. } | Failure::Unavailable | Failure::NoSpace => {
                 Err(Error::Unavailable { tried: address.to_owned(), source: None })
             }
         },

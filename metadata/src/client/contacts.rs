@@ -1,16 +1,11 @@
 //! Whom a client can ask: the members' addresses, their connections, and who leads.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use super::attempt::Missed;
-
-/// A member on the same network answers at once or is down.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-const PING: Duration = Duration::from_secs(2);
-const PING_TIMEOUT: Duration = Duration::from_secs(4);
+use crate::Dial;
 
 /// The members that a client knows.
 pub(super) struct Contacts {
@@ -22,13 +17,14 @@ pub(super) struct Contacts {
     channels: BTreeMap<String, Channel>,
     /// Turns the order, so that a member that does not answer is not always asked first.
     turn: usize,
+    dial: Dial,
 }
 
 impl Contacts {
-    pub(super) fn new(addresses: impl IntoIterator<Item = String>) -> Self {
+    pub(super) fn new(addresses: impl IntoIterator<Item = String>, dial: Dial) -> Self {
         let seeds: Vec<String> = addresses.into_iter().collect();
         let told = BTreeSet::new();
-        Self { seeds, told, leader: None, channels: BTreeMap::new(), turn: 0 }
+        Self { seeds, told, leader: None, channels: BTreeMap::new(), turn: 0, dial }
     }
 
     /// All addresses once: the leader first, then the others.
@@ -89,7 +85,7 @@ impl Contacts {
         if let Some(channel) = self.channels.get(address) {
             return Ok(channel.clone());
         }
-        let channel = endpoint(address).ok_or(Missed::Address)?.connect_lazy();
+        let channel = self.dial.channel(address).ok_or(Missed::Address)?;
         self.channels.insert(address.to_owned(), channel.clone());
         Ok(channel)
     }
@@ -100,20 +96,13 @@ fn move_to_front(order: &mut Vec<String>, address: &str) {
     order.insert(0, address.to_owned());
 }
 
-/// The gRPC endpoint at `HOST:PORT`; `None` if that is no address.
-pub(crate) fn endpoint(address: &str) -> Option<Endpoint> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
-    let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
-    Some(endpoint.http2_keep_alive_interval(PING).keep_alive_timeout(PING_TIMEOUT))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[tokio::test]
     async fn the_leader_comes_first_and_seeds_are_never_forgotten() {
-        let mut contacts = Contacts::new(["b:1".to_owned(), "c:1".to_owned()]);
+        let mut contacts = Contacts::new(["b:1".to_owned(), "c:1".to_owned()], Dial::default());
         assert_eq!(contacts.order(), ["b:1", "c:1"]);
         contacts.learn(vec!["a:1".to_owned(), "b:1".to_owned()]);
         contacts.set_leader("b:1");

@@ -4,20 +4,22 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use futures::stream::{BoxStream, StreamExt};
 use tokio::sync::oneshot;
-use tonic::{Request, Response as Reply, Status};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response as Reply, Status, Streaming};
 use torus_blockstore::PeerId;
 use torus_raft::Role;
 
 use super::core::Core;
 use super::lifecycle::Order;
-use super::{group, reign};
-use crate::NodeId;
+use super::{backup, group, reign};
 use crate::admin::{
     AdminClient, Applicant, Denied, GroupMember, GroupRole, GroupStatus, InitOptions, Initialised,
-    Membership,
+    Membership, Restored,
 };
 use crate::wire::{Failure, Malformed, proto};
+use crate::{Backup, NodeId};
 
 /// How often `init` looks whether the members vote.
 const LOOK: Duration = Duration::from_millis(20);
@@ -27,6 +29,9 @@ const RECENT: Duration = Duration::from_secs(3);
 const INIT_PATIENCE: Duration = Duration::from_secs(15);
 /// How long a daemon that was invited may take to join.
 const JOIN_PATIENCE: Duration = Duration::from_secs(15);
+
+/// The largest backup that is taken; it is held in memory, as the state is.
+const BACKUP_MAX: usize = 1 << 30;
 
 pub(super) struct Admin(pub(super) Arc<Core>);
 
@@ -82,7 +87,7 @@ impl Admin {
     /// Waits until as many of `members` vote as will: before that, the death of this one daemon
     /// would be the end of the group.
     async fn wait_for_voters(&self, members: usize) {
-        let most = members.min(self.0.tuning.voters_max);
+        let most = members.min(self.0.voters_max());
         let wanted = if most.is_multiple_of(2) { most.saturating_sub(1) } else { most };
         let all_vote = async {
             while let Some(status) = self.0.node().map(|node| node.status()) {
@@ -105,10 +110,34 @@ impl Admin {
         group::join(&self.0, applicant).await
     }
 
+    /// Takes the bytes of a backup, and goes on with it.
+    async fn restore(
+        &self,
+        chunks: &mut Streaming<proto::RestoreChunk>,
+    ) -> Result<Restored, Denied> {
+        if let Some(node) = self.0.node() {
+            return Err(Denied::AlreadyMember(self.0.cluster(&node)));
+        }
+        let unusable = |why: &dyn std::error::Error| Denied::UnusableBackup(chain(why));
+        let mut bytes = Vec::new();
+        while let Some(chunk) = chunks.message().await.map_err(|err| unusable(&err))? {
+            bytes.extend_from_slice(&chunk.data);
+            if bytes.len() > BACKUP_MAX {
+                return Err(Denied::UnusableBackup(format!("it has more than {BACKUP_MAX} bytes")));
+            }
+        }
+        let backup = Backup::decode(&bytes).map_err(|err| unusable(&err))?;
+        let (answer, result) = oneshot::channel();
+        let gone = || Denied::from(Failure::Unavailable);
+        let order = Order::Restore(Box::new(backup), answer);
+        self.0.orders.send(order).await.map_err(|_| gone())?;
+        result.await.map_err(|_| gone())?
+    }
+
     async fn invite(&self, address: String) -> Result<Membership, Denied> {
         self.0.member()?;
         let members = self.0.members().borrow().clone();
-        match AdminClient::join_cluster(&address, members).await {
+        match AdminClient::join_cluster(&self.0.tuning.dial, &address, members).await {
             Some(result) => result,
             None => Err(Denied::Unreachable(address)),
         }
@@ -136,10 +165,18 @@ impl Admin {
             last_log: status.last_log.unwrap_or(0),
             applied: status.applied.unwrap_or(0),
             snapshot: status.snapshot.unwrap_or(0),
+            snapshot_age_ms: status.snapshot_age_ms,
+            committed: status.committed.unwrap_or(0),
+            quorum_acked_ms: status.quorum_acked_ms,
+            is_full: status.is_full,
+            voters_max: machine.state.group.voters_max,
             revision: machine.state.revision(),
             sessions: machine.state.sessions().count() as u64,
             members: members.collect(),
             joint: status.joint,
+            generation: machine.state.generation(),
+            level: machine.state.level(),
+            known_level: self.0.tuning.level,
         })
     }
 }
@@ -186,6 +223,31 @@ impl proto::admin_server::Admin for Admin {
         Ok(Reply::new(self.status().into()))
     }
 
+    type BackupStream = BoxStream<'static, Result<proto::BackupChunk, Status>>;
+
+    async fn backup(
+        &self,
+        _: Request<proto::Nothing>,
+    ) -> Result<Reply<Self::BackupStream>, Status> {
+        use proto::backup_chunk::Kind;
+        let chunk = |kind| Ok(proto::BackupChunk { kind: Some(kind) });
+        let chunks = match self.0.call(backup::make(&self.0)).await {
+            Ok(chunks) => {
+                ReceiverStream::new(chunks).map(move |data| chunk(Kind::Data(data))).boxed()
+            }
+            Err(denied) => futures::stream::iter([chunk(Kind::Failure(denied.into()))]).boxed(),
+        };
+        Ok(Reply::new(chunks))
+    }
+
+    async fn restore(
+        &self,
+        request: Request<Streaming<proto::RestoreChunk>>,
+    ) -> Result<Reply<proto::RestoreReply>, Status> {
+        let mut chunks = request.into_inner();
+        Ok(Reply::new(self.0.call(self.restore(&mut chunks)).await.into()))
+    }
+
     async fn remove_member(
         &self,
         request: Request<proto::RemoveMemberRequest>,
@@ -201,6 +263,26 @@ impl proto::admin_server::Admin for Admin {
         let to = request.into_inner().node.map(NodeId);
         Ok(Reply::new(self.0.call(group::transfer(&self.0, to)).await.into()))
     }
+
+    async fn promote(
+        &self,
+        request: Request<proto::PromoteRequest>,
+    ) -> Result<Reply<proto::NodeReply>, Status> {
+        let proto::PromoteRequest { node, instead_of } = request.into_inner();
+        let promoted = group::promote_one(&self.0, NodeId(node), instead_of.map(NodeId));
+        Ok(Reply::new(self.0.call(promoted).await.into()))
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(deeper) = cause {
+        line = format!("{line}: {deeper}");
+        cause = deeper.source();
+    }
+    line
 }
 
 fn invalid(malformed: Malformed) -> Status {

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use torus_blockstore::PeerId;
+use torus_blockstore::{Epoch, PeerId};
 use torus_raft::{Leader, RaftNode, WriteError};
 use uuid::Uuid;
 
@@ -20,14 +20,16 @@ use super::lifecycle::Order;
 use super::machine::Applier;
 use super::reign::{self, Reign};
 use super::{MemberOptions, MemberState, Tuning, group, touch};
+use crate::admin::Membership;
 use crate::deadlines::Heard;
 use crate::machine::{Proposal, RequestId};
+use crate::planted::{Planted, is_planted};
 use crate::replica::Replica;
-use crate::serve::Backend;
+use crate::serve::{Backend, Freshness};
 use crate::wire::{Failure, KeptAlive, decode_response, encode_proposal};
 use crate::{
-    Answer, Client, Command, Error, EventKind, NodeId, Query, Refusal, Response, Revision,
-    SessionId, WatchItem,
+    Answer, Applied, Client, Command, Error, EventKind, NodeId, Outcome, Query, Refusal, Response,
+    Revision, SessionId, WatchItem,
 };
 
 /// How long one attempt may take before the caller looks for another leader.
@@ -76,11 +78,14 @@ impl Core {
     }
 
     pub(super) fn raft_options(&self) -> torus_raft::Options {
+        let storage = self.tuning.storage.clone();
+        let dial = self.tuning.dial.clone();
         torus_raft::Options {
             timing: self.tuning.timing,
             snapshot_after: self.tuning.snapshot_after,
             keep_entries: self.tuning.keep_entries,
-            ..torus_raft::Options::new(&self.options.dir, &self.options.address)
+            dial: torus_raft::Dial::by(move |endpoint| dial.connect(endpoint)),
+            ..torus_raft::Options::on(storage, &self.options.dir, &self.options.address)
         }
     }
 
@@ -113,7 +118,7 @@ impl Core {
     /// A client that asks this member first.
     pub(super) fn client(self: &Arc<Self>) -> Client {
         let backend = Arc::clone(self) as Arc<dyn Backend>;
-        Client::local(self.options.address.clone(), backend)
+        Client::local(self.tuning.dial.clone(), self.options.address.clone(), backend)
     }
 
     pub(super) fn node(&self) -> Option<Arc<RaftNode>> {
@@ -148,8 +153,19 @@ impl Core {
         }
     }
 
+    /// How many members vote at most, as far as this one knows.
+    pub(super) fn voters_max(&self) -> usize {
+        usize::try_from(self.replica.read().state.group.voters_max).unwrap_or(usize::MAX)
+    }
+
     pub(super) fn cluster(&self, node: &RaftNode) -> Uuid {
         Uuid::from_bytes(node.identity().cluster)
+    }
+
+    /// A place in the group of `node`.
+    pub(super) fn place(&self, node: &RaftNode, id: NodeId) -> Membership {
+        let group = Uuid::from_bytes(node.identity().group);
+        Membership { cluster: self.cluster(node), group, node: id }
     }
 
     /// Gives the leadership to another voter, if this member has it.
@@ -240,14 +256,30 @@ impl Backend for Core {
     ) -> BoxFuture<'_, Result<Response, Failure>> {
         self.call(async move {
             let node = self.member()?;
-            self.propose(&node, Proposal::Command { request, command }).await
+            // A member that does not lead names the one that does, whatever its own disk is like.
+            if node.is_full() && node.leadership().borrow().is_self {
+                return Err(Failure::NoSpace);
+            }
+            let mut response = self.propose(&node, Proposal::Command { request, command }).await?;
+            if let Ok(Applied { outcome: Outcome::Epoch(epoch), .. }) = &mut response
+                && is_planted(Planted::TermAsEpoch)
+            {
+                *epoch = Epoch(node.status().term);
+            }
+            Ok(response)
         })
         .boxed()
     }
 
-    fn query(&self, query: Query) -> BoxFuture<'_, Result<Answer, Failure>> {
+    fn query(&self, query: Query, freshness: Freshness) -> BoxFuture<'_, Result<Answer, Failure>> {
         self.call(async move {
-            linearize(&*self.member()?).await?;
+            let node = self.member()?;
+            match freshness {
+                Freshness::Linearizable if !is_planted(Planted::StaleRead) => {
+                    linearize(&node).await?
+                }
+                Freshness::Linearizable | Freshness::Stale => {}
+            }
             Ok(self.replica.answer(&query))
         })
         .boxed()
@@ -259,25 +291,38 @@ impl Backend for Core {
 
     fn watch(
         &self,
-        from: Revision,
+        from: Option<Revision>,
         kinds: Vec<EventKind>,
     ) -> BoxStream<'static, Result<WatchItem, Error>> {
         let address = self.options.address.clone();
-        if self.node().is_none() {
+        let Some(node) = self.node() else {
             let error = Error::NotInitialised { address };
             return futures::stream::iter([Err(error)]).boxed();
-        }
+        };
+        let unavailable = Error::Unavailable { tried: address.clone(), source: None };
         let (mut in_touch, stop) = (self.in_touch.subscribe(), self.stop.clone());
-        self.replica.watch(from, kinds, async move {
+        let stopped = stop.clone();
+        let items = self.replica.watch(from, kinds, async move {
             // What this member has applied may be old by now: the watcher should ask another.
             stop.run_until_cancelled(in_touch.wait_for(|in_touch| !in_touch)).await;
             Error::Unavailable { tried: address, source: None }
-        })
+        });
+        if from.is_some() {
+            return items;
+        }
+        let ready = async move {
+            let fresh = stopped.run_until_cancelled(linearize(&node)).await;
+            match fresh {
+                Some(Ok(())) => items,
+                Some(Err(_)) | None => futures::stream::iter([Err(unavailable)]).boxed(),
+            }
+        };
+        futures::stream::once(ready).flatten().boxed()
     }
 }
 
 /// Waits until everything that was committed is applied here.
-async fn linearize(node: &RaftNode) -> Result<(), Failure> {
+pub(super) async fn linearize(node: &RaftNode) -> Result<(), Failure> {
     node.linearize(PATIENCE).await.map_err(|_| Failure::Unavailable)
 }
 

@@ -10,6 +10,7 @@ use torus_raft::{MemberError, RaftNode, Role, Status};
 use super::core::{Core, not_leader};
 use super::promotion::Electorate;
 use crate::admin::{AdminClient, Applicant, Denied, Membership};
+use crate::machine::Proposal;
 use crate::wire::Failure;
 use crate::{Command, Error, MetadataService, NodeId, Outcome};
 
@@ -31,6 +32,7 @@ pub(super) async fn tend(core: Arc<Core>, node: Arc<RaftNode>) {
         tokio::time::sleep(EVERY).await;
         if let Ok(_turn) = core.turn.acquire().await {
             promote(&core, &node).await;
+            raise_level(&core, &node).await;
         }
     }
 }
@@ -50,6 +52,30 @@ async fn promote(core: &Core, node: &RaftNode) {
     }
 }
 
+/// Lets the cluster use the commands that all its members know, if they are more than before.
+async fn raise_level(core: &Core, node: &RaftNode) {
+    let present = core.replica.read().state.level();
+    let mut common = core.tuning.level;
+    for member in node.status().members {
+        if common <= present {
+            return;
+        }
+        if member.node != node.identity().node {
+            match AdminClient::probe(&core.tuning.dial, &member.address).await {
+                Some(Ok(found)) if found.node == NodeId(member.node) => {
+                    common = common.min(found.known_level);
+                }
+                // What it knows is not known.
+                _ => return,
+            }
+        }
+    }
+    // Those taken in later have to know as much: `join` waits for this turn.
+    if common > present && core.propose(node, Proposal::RaiseLevel(common)).await.is_ok() {
+        tracing::info!(level = %common, "all members know the commands of this feature level");
+    }
+}
+
 /// Who votes and who could. A learner is only counted when it answers now: promoting a dead one
 /// could leave the group without a majority.
 async fn electorate(core: &Core, status: &Status) -> Electorate {
@@ -59,7 +85,8 @@ async fn electorate(core: &Core, status: &Status) -> Electorate {
         leader: status.node,
         voters: of_role(Role::Voter).map(|member| member.node).collect(),
         ready: BTreeSet::new(),
-        voters_max: core.tuning.voters_max,
+        matched: of_role(Role::Voter).filter_map(|it| Some((it.node, it.matched?))).collect(),
+        voters_max: core.voters_max(),
     };
     let near: Vec<_> = of_role(Role::Learner)
         .filter(|learner| {
@@ -68,15 +95,68 @@ async fn electorate(core: &Core, status: &Status) -> Electorate {
         .collect();
     if near.len() >= electorate.wants().min(2) {
         for learner in near {
-            if let Some(Ok(found)) = AdminClient::probe(&learner.address).await
-                && found.node == NodeId(learner.node)
-                && found.applied.saturating_add(LAG_MAX) >= last
-            {
+            if is_ready(core, learner, last).await {
                 electorate.ready.insert(learner.node);
             }
         }
     }
     electorate
+}
+
+/// Whether the member answers and has the log up to about `last`.
+async fn is_ready(core: &Core, member: &torus_raft::Member, last: u64) -> bool {
+    let found = AdminClient::probe(&core.tuning.dial, &member.address).await;
+    found.and_then(Result::ok).is_some_and(|found| {
+        found.node == NodeId(member.node) && found.applied.saturating_add(LAG_MAX) >= last
+    })
+}
+
+/// Gives a learner a vote, and finishes a change that was interrupted.
+pub(super) async fn promote_one(
+    core: &Core,
+    id: NodeId,
+    instead_of: Option<NodeId>,
+) -> Result<Membership, Denied> {
+    let node = core.member()?;
+    leads(&node)?;
+    let _turn = core.turn.acquire().await.map_err(|_| Failure::Unavailable)?;
+    let status = node.status();
+    let of = |id: NodeId| status.members.iter().find(|member| member.node == id.0);
+    let member = of(id).ok_or(Denied::NoSuchMember(id))?;
+    if let Some(other) = instead_of {
+        match of(other).map(|other| other.role) {
+            None => return Err(Denied::NoSuchMember(other)),
+            Some(Role::Learner) => return Err(Denied::NotAVoter(other)),
+            Some(Role::Voter) => {}
+        }
+        if other.0 == status.node {
+            // The next leader does it.
+            node.transfer_leader(None).await.map_err(|err| denied(&node, err))?;
+            let leader = node.leadership().borrow().leader.clone();
+            return Err(not_leader(&node, leader).into());
+        }
+    }
+    let is_voter = member.role == Role::Voter;
+    if !is_voter && !is_ready(core, member, status.last_log.unwrap_or(0)).await {
+        return Err(Denied::NotReady(id));
+    }
+    let electorate = electorate(core, &status).await;
+    let mut silent = BTreeSet::new();
+    for voter in status.members.iter().filter(|it| it.role == Role::Voter && !is_voter) {
+        if voter.node != status.node && !lives(core, voter).await {
+            silent.insert(voter.node);
+        }
+    }
+    let voters = electorate.with(id.0, instead_of.map(|other| other.0), &silent);
+    let voters = voters.ok_or_else(|| {
+        let voters = u32::try_from(electorate.voters.len()).unwrap_or(u32::MAX);
+        Denied::EvenVoters(voters.saturating_add(1))
+    })?;
+    if voters != electorate.voters || status.joint {
+        insist(|| node.set_voters(voters.clone())).await?;
+        tracing::info!(?voters, "the group has these voters now");
+    }
+    Ok(core.place(&node, id))
 }
 
 /// Takes a daemon in: a new identity, then a place as a learner.
@@ -89,6 +169,7 @@ pub(super) async fn join(core: &Arc<Core>, applicant: Applicant) -> Result<Membe
             return Err(Denied::AddressTaken(applicant.address));
         }
     }
+    knows_enough(core, &applicant)?;
     let known = core.replica.read().state.nodes.get(&applicant.peer).copied();
     let allocate = Command::AllocateNode { peer: applicant.peer };
     let id = match core.client().execute(allocate).await {
@@ -100,6 +181,8 @@ pub(super) async fn join(core: &Arc<Core>, applicant: Applicant) -> Result<Membe
         Err(_) => return Err(Failure::Unavailable.into()),
     };
     let turn = core.turn.acquire().await.map_err(|_| Failure::Unavailable)?;
+    // Looked at again now that nobody can raise it.
+    knows_enough(core, &applicant)?;
     insist(|| node.add_learner(id.0, applicant.address.clone())).await?;
     tracing::info!(peer = %applicant.peer, node = %id, address = applicant.address, "taken in");
     drop(turn);
@@ -112,7 +195,13 @@ pub(super) async fn join(core: &Arc<Core>, applicant: Applicant) -> Result<Membe
             retire(core, NodeId(old.node)).await?;
         }
     }
-    Ok(Membership { cluster: core.cluster(&node), node: id })
+    Ok(core.place(&node, id))
+}
+
+/// Refuses a daemon that could meet commands which it does not know.
+fn knows_enough(core: &Core, applicant: &Applicant) -> Result<(), Denied> {
+    let (known, needed) = (applicant.level, core.replica.read().state.level());
+    if known < needed { Err(Denied::Level { known, needed }) } else { Ok(()) }
 }
 
 /// Whether it is this member, or answers by its name.
@@ -120,7 +209,7 @@ async fn lives(core: &Core, member: &torus_raft::Member) -> bool {
     if member.address == core.options.address {
         return true;
     }
-    let found = AdminClient::probe(&member.address).await;
+    let found = AdminClient::probe(&core.tuning.dial, &member.address).await;
     matches!(found, Some(Ok(status)) if status.node == NodeId(member.node))
 }
 
@@ -162,7 +251,7 @@ pub(super) async fn remove(core: &Core, id: NodeId) -> Result<Membership, Denied
     }
     insist(|| node.remove(id.0)).await?;
     tracing::info!(node = %id, "removed from the group");
-    Ok(Membership { cluster: core.cluster(&node), node: id })
+    Ok(core.place(&node, id))
 }
 
 /// Hands the leadership over; answers who leads then.
@@ -178,7 +267,7 @@ pub(super) async fn transfer(core: &Core, to: Option<NodeId>) -> Result<Membersh
         });
     }
     let leader = node.leadership().borrow().leader.clone().ok_or(Failure::Unavailable)?;
-    Ok(Membership { cluster: core.cluster(&node), node: NodeId(leader.node) })
+    Ok(core.place(&node, NodeId(leader.node)))
 }
 
 fn leads(node: &RaftNode) -> Result<(), Failure> {

@@ -8,12 +8,12 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use torus_raft::{Identity, RaftNode};
 
-use super::MemberState;
 use super::core::Core;
-use crate::admin::{AdminClient, Applicant, Denied, InitOptions, Membership};
+use super::{MemberState, backup};
+use crate::admin::{AdminClient, Applicant, Denied, InitOptions, Membership, Restored};
 use crate::wire::Failure;
 use crate::{
-    AdminError, Command, Error, GlobalMetadata, MetadataService, NodeId, Refusal, Ring,
+    AdminError, Backup, Command, Error, GlobalMetadata, MetadataService, NodeId, Refusal, Ring,
     RingVersion, block_size_is_valid,
 };
 
@@ -27,6 +27,8 @@ pub(super) enum Order {
     Init(InitOptions, Answer),
     /// Join the cluster of these members.
     Join(Vec<String>, Answer),
+    /// Go on with the state of a backup.
+    Restore(Box<Backup>, oneshot::Sender<Result<Restored, Denied>>),
 }
 
 pub(super) async fn run(core: Arc<Core>, mut orders: mpsc::Receiver<Order>) {
@@ -44,6 +46,9 @@ pub(super) async fn run(core: Arc<Core>, mut orders: mpsc::Receiver<Order>) {
                 Order::Join(members, answer) => {
                     targets = members;
                     askers.push(answer);
+                }
+                Order::Restore(backup, answer) => {
+                    tell(answer, backup::restore(&core, *backup).await);
                 }
             }
         } else {
@@ -63,8 +68,15 @@ pub(super) async fn run(core: Arc<Core>, mut orders: mpsc::Receiver<Order>) {
                 Ok(None) => tokio::time::sleep(RETRY).await,
                 Err(None) => return,
                 Err(Some(Order::Init(options, answer))) => {
-                    let result = match nobody_began(&targets).await {
+                    let result = match nobody_began(&core, &targets).await {
                         true => begin(&core, options).await,
+                        false => Err(Denied::Joining(targets.join(", "))),
+                    };
+                    tell(answer, result);
+                }
+                Err(Some(Order::Restore(backup, answer))) => {
+                    let result = match nobody_began(&core, &targets).await {
+                        true => backup::restore(&core, *backup).await,
                         false => Err(Denied::Joining(targets.join(", "))),
                     };
                     tell(answer, result);
@@ -81,10 +93,10 @@ pub(super) async fn run(core: Arc<Core>, mut orders: mpsc::Receiver<Order>) {
 }
 
 /// Whether all of `targets` wait, too: then no cluster is overlooked.
-async fn nobody_began(targets: &[String]) -> bool {
+async fn nobody_began(core: &Core, targets: &[String]) -> bool {
     for target in targets {
         let waits = Some(Err(Denied::Failure(Failure::NotInitialised)));
-        if AdminClient::probe(target).await != waits {
+        if AdminClient::probe(&core.tuning.dial, target).await != waits {
             return false;
         }
     }
@@ -103,6 +115,7 @@ async fn as_member(core: &Arc<Core>, order: Order) {
         Order::Init(_, answer) | Order::Join(_, answer) => {
             tell(answer, Err(Denied::AlreadyMember(cluster)));
         }
+        Order::Restore(_, answer) => tell(answer, Err(Denied::AlreadyMember(cluster))),
     }
 }
 
@@ -112,6 +125,9 @@ async fn begin(core: &Arc<Core>, options: InitOptions) -> Result<Membership, Den
         return Err(Denied::Refused(Refusal::BLOCK_SIZE));
     }
     crate::state::validate_ring(&first_ring(&options)).map_err(Denied::Refused)?;
+    if let Some(voters_max) = options.voters_max {
+        crate::state::validate_voters_max(voters_max).map_err(Denied::Refused)?;
+    }
     let cluster = uuid::Uuid::new_v4();
     let node = RaftNode::bootstrap(core.raft_options(), *cluster.as_bytes(), core.machine()).await;
     core.install(node.map_err(|err| fail(core, err))?);
@@ -125,16 +141,26 @@ async fn format(core: &Arc<Core>, options: InitOptions) -> Result<Membership, De
     let node = core.member()?;
     let cluster = core.cluster(&node);
     let ring = first_ring(&options);
-    let InitOptions { block_size, block_spec, .. } = options;
-    let global = GlobalMetadata { cluster, block_size, block_spec };
-    match core.client().execute(Command::Init { global, ring }).await {
-        Ok(_) => Ok(Membership { cluster, node: NodeId(node.identity().node) }),
-        Err(Error::Refused(refusal)) => Err(Denied::Refused(refusal)),
-        Err(err) => {
-            tracing::warn!(error = %err, "the cluster was begun but not formatted");
-            Err(Failure::Unavailable.into())
+    let InitOptions { block_size, block_spec, voters_max, .. } = options;
+    // First, so that a repetition of an interrupted `init` comes by here again.
+    if let Some(voters_max) = voters_max {
+        match core.client().execute(Command::SetVotersMax(voters_max)).await {
+            Ok(_) => {}
+            Err(Error::Refused(refusal)) => return Err(Denied::Refused(refusal)),
+            Err(err) => return Err(unformatted(&err)),
         }
     }
+    let global = GlobalMetadata { cluster, block_size, block_spec };
+    match core.client().execute(Command::Init { global, ring }).await {
+        Ok(_) => Ok(core.place(&node, NodeId(node.identity().node))),
+        Err(Error::Refused(refusal)) => Err(Denied::Refused(refusal)),
+        Err(err) => Err(unformatted(&err)),
+    }
+}
+
+fn unformatted(err: &Error) -> Denied {
+    tracing::warn!(error = %err, "the cluster was begun but not formatted");
+    Failure::Unavailable.into()
 }
 
 fn first_ring(options: &InitOptions) -> Ring {
@@ -148,8 +174,10 @@ fn first_ring(options: &InitOptions) -> Ring {
 
 /// Asks the cluster for a place, once.
 async fn ask(core: &Core, targets: &[String]) -> Option<Membership> {
-    let applicant = Applicant { peer: core.options.peer, address: core.options.address.clone() };
-    match AdminClient::new(targets.iter().cloned()).join(applicant).await {
+    let (peer, level) = (core.options.peer, core.tuning.level);
+    let applicant = Applicant { peer, address: core.options.address.clone(), level };
+    match AdminClient::over(core.tuning.dial.clone(), targets.iter().cloned()).join(applicant).await
+    {
         Ok(place) => Some(place),
         Err(err @ (AdminError::Unavailable { .. } | AdminError::NotInitialised { .. })) => {
             tracing::debug!(error = %err, "not taken in yet");
@@ -164,7 +192,8 @@ async fn ask(core: &Core, targets: &[String]) -> Option<Membership> {
 
 /// Starts the node at the place that the cluster gave.
 async fn enter(core: &Arc<Core>, place: Membership) -> Result<Membership, Denied> {
-    let identity = Identity { cluster: *place.cluster.as_bytes(), node: place.node.0 };
+    let [cluster, group] = [place.cluster, place.group].map(|name| *name.as_bytes());
+    let identity = Identity { cluster, group, node: place.node.0 };
     let node = RaftNode::join(core.raft_options(), identity, core.machine()).await;
     core.install(node.map_err(|err| fail(core, err))?);
     core.run();
@@ -172,13 +201,13 @@ async fn enter(core: &Arc<Core>, place: Membership) -> Result<Membership, Denied
 }
 
 /// Nothing can be done here without a log.
-fn fail(core: &Core, err: torus_raft::Error) -> Denied {
+pub(super) fn fail(core: &Core, err: torus_raft::Error) -> Denied {
     tracing::error!(error = %err, "the metadata member cannot be started");
     core.set_state(MemberState::Failed(Arc::new(err)));
     Failure::Unavailable.into()
 }
 
-fn tell(answer: Answer, result: Result<Membership, Denied>) {
+fn tell<T>(answer: oneshot::Sender<Result<T, Denied>>, result: Result<T, Denied>) {
     // Whoever asked may have gone; the result stands all the same.
     drop(answer.send(result));
 }

@@ -3,10 +3,11 @@
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use torus_raft::{SnapshotWriter, StateMachine};
+use torus_raft::{Role, SnapshotWriter, StateMachine};
 
 use crate::replica::Replica;
 use crate::wire::{Image, decode_proposal, encode_response, read_snapshot, write_snapshot};
+use crate::{GroupPlace, NodeId};
 
 /// Applies the log to the replica, from which the rest of the member reads.
 pub(super) struct Applier(pub(super) Arc<Replica>);
@@ -20,6 +21,16 @@ impl StateMachine for Applier {
             }
             Err(err) => panic!("log entry {index}: {err}; it is of a later version of Torus"),
         }
+    }
+
+    fn regroup(&mut self, members: &[torus_raft::Member], joint: bool) {
+        let place = |member: &torus_raft::Member| GroupPlace {
+            node: NodeId(member.node),
+            address: member.address.clone(),
+            votes: member.role == Role::Voter,
+        };
+        let members = members.iter().map(place).collect();
+        self.0.update(|machine| machine.regroup(members, joint));
     }
 
     fn snapshot(&self) -> SnapshotWriter {

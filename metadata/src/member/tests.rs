@@ -1,5 +1,7 @@
 //! Members in one process, over gRPC on loopback.
 
+mod generations;
+
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -25,6 +27,10 @@ use crate::{
 /// Nothing that a test waits for takes longer, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(40);
 
+mod membership;
+mod scale;
+mod watches;
+
 /// A daemon: a member, its server, and a task that registers it as a peer.
 struct Daemon {
     number: u128,
@@ -42,11 +48,25 @@ fn tuning() -> Tuning {
 
 impl Daemon {
     async fn start(number: u128, join: &[&Daemon]) -> Self {
+        Self::start_as(number, join, tuning()).await
+    }
+
+    async fn start_as(number: u128, join: &[&Daemon], tuning: Tuning) -> Self {
         let join = join.iter().map(|daemon| daemon.address.clone()).collect();
-        Self::start_on(number, "127.0.0.1:0", TempDir::new().unwrap(), join).await
+        Self::start_with(number, "127.0.0.1:0", TempDir::new().unwrap(), join, tuning).await
     }
 
     async fn start_on(number: u128, at: &str, dir: TempDir, join: Vec<String>) -> Self {
+        Self::start_with(number, at, dir, join, tuning()).await
+    }
+
+    async fn start_with(
+        number: u128,
+        at: &str,
+        dir: TempDir,
+        join: Vec<String>,
+        tuning: Tuning,
+    ) -> Self {
         let listener = TcpListener::bind(at).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let options = MemberOptions {
@@ -54,8 +74,9 @@ impl Daemon {
             address: address.clone(),
             peer: fixtures::peer_id(number),
             join,
+            blocks_of: None,
         };
-        let member = Member::start_with(options, tuning()).await.unwrap();
+        let member = Member::start_with(options, tuning).await.unwrap();
         let stop = CancellationToken::new();
         let server = tonic::transport::Server::builder().add_routes(member.routes());
         let stopped = stop.clone().cancelled_owned();
@@ -111,6 +132,7 @@ fn options() -> InitOptions {
         block_spec: "crc".parse().unwrap(),
         replication: 2,
         ring: RingKind::Ketama,
+        voters_max: None,
     }
 }
 
@@ -203,6 +225,7 @@ async fn a_daemon_waits_and_then_begins_a_cluster() {
         address: "127.0.0.1:1".to_owned(),
         peer: fixtures::peer_id(number),
         join: Vec::new(),
+        blocks_of: None,
     };
     let error = Member::start_with(moved, tuning()).await.err().unwrap();
     assert!(matches!(error, StartError::Address { .. }), "{error}");
@@ -308,7 +331,11 @@ async fn members_are_invited_removed_and_led_by_another() {
     let error = admin.invite(&fourth.address).await.unwrap_err();
     assert!(matches!(error, AdminError::AlreadyMember { .. }), "{error}");
     assert_eq!(volume_names(&*fourth.member.service()).await.len(), 120);
-    let taken = Applicant { peer: fixtures::peer_id(9), address: second.address.clone() };
+    let taken = Applicant {
+        peer: fixtures::peer_id(9),
+        address: second.address.clone(),
+        level: crate::FeatureLevel::OWN,
+    };
     let error = admin.join(taken).await.unwrap_err();
     assert!(matches!(error, AdminError::AddressTaken { .. }), "{error}");
     let daemons = [&first, &second, &third, &fourth];

@@ -28,6 +28,14 @@ impl State {
         Change::with(Outcome::Node(node), events)
     }
 
+    /// Notes the identity of the daemon that goes on with this state alone.
+    pub(crate) fn adopt(&mut self, peer: PeerId, node: NodeId) {
+        self.nodes.insert(peer, node);
+        if let Some(known) = self.peers.get_mut(&peer) {
+            known.node = Some(node);
+        }
+    }
+
     pub(super) fn register_peer(&mut self, mut peer: Peer) -> Result<Change, Refusal> {
         if peer.address.is_empty() || peer.address.len() > TEXT_MAX {
             return Err(Refusal::PEER_ADDRESS);

@@ -10,6 +10,7 @@ mod asks;
 mod clones;
 mod heads;
 mod random;
+mod rebirth;
 mod script;
 mod snapshots;
 

@@ -61,8 +61,8 @@ impl State {
         Change::with(Outcome::Volume(volume.clone()), vec![Event::VolumeChanged(volume)])
     }
 
-    pub(super) fn delete_volume(&mut self, name: &str, force: bool) -> Result<Change, Refusal> {
-        let volume = self.volume_named(name)?;
+    pub(super) fn delete_volume(&mut self, id: VolumeId, force: bool) -> Result<Change, Refusal> {
+        let volume = self.volume(id)?;
         if let Some(lock) = &volume.lock {
             return Err(in_use(volume, lock));
         }
@@ -74,13 +74,13 @@ impl State {
             volume.snapshots.iter().try_for_each(|snapshot| volume.check_unread(snapshot))?;
             if !volume.snapshots.is_empty() {
                 let snapshots = volume.snapshots.len() as u64;
-                return Err(Refusal::HasSnapshots { volume: name.to_owned(), snapshots });
+                return Err(Refusal::HasSnapshots { volume: volume.name.clone(), snapshots });
             }
         }
-        let id = volume.id;
+        let name = volume.name.clone();
         let rings: BTreeSet<_> = volume.windows.iter().map(|window| window.ring).collect();
         self.volumes.remove(&id);
-        self.names.remove(name);
+        self.names.remove(&name);
         self.forget_rings(&rings);
         Change::done(vec![Event::VolumeDeleted(id)])
     }
@@ -152,7 +152,7 @@ impl State {
         self.volumes.get_mut(&id).ok_or(Refusal::NoSuchVolumeId { id })
     }
 
-    fn volume_named(&self, name: &str) -> Result<&Volume, Refusal> {
+    pub(super) fn volume_named(&self, name: &str) -> Result<&Volume, Refusal> {
         let volume = self.names.get(name).and_then(|id| self.volumes.get(id));
         volume.ok_or_else(|| Refusal::NoSuchVolume { name: name.to_owned() })
     }

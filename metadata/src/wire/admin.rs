@@ -2,13 +2,14 @@
 
 use uuid::Uuid;
 
-use super::proto::admin_failure::Kind;
+use super::proto::admin_failure::{self, Kind};
 use super::{Malformed, all, peer_id, proto, required};
 use crate::admin::{
     Applicant, Denied, GroupMember, GroupRole, GroupStatus, InitOptions, Initialised, Membership,
+    Restored,
 };
 use crate::wire::kept::block_spec;
-use crate::{NodeId, Revision};
+use crate::{FeatureLevel, NodeId, Revision};
 
 impl From<Denied> for proto::AdminFailure {
     fn from(denied: Denied) -> Self {
@@ -20,8 +21,15 @@ impl From<Denied> for proto::AdminFailure {
             Denied::NoSuchMember(node) => Kind::NoSuchMember(node.0),
             Denied::NotAVoter(node) => Kind::NotAVoter(node.0),
             Denied::LastVoter => Kind::LastVoter(proto::Nothing {}),
+            Denied::NotReady(node) => Kind::NotReady(node.0),
+            Denied::EvenVoters(voters) => Kind::EvenVoters(voters),
             Denied::Unreachable(address) => Kind::Unreachable(address),
             Denied::AddressTaken(address) => Kind::AddressTaken(address),
+            Denied::UnusableBackup(why) => Kind::UnusableBackup(why),
+            Denied::OtherCluster(found) => Kind::OtherCluster(found.as_bytes().to_vec()),
+            Denied::Level { known, needed } => {
+                Kind::Level(admin_failure::Level { known: known.0, needed: needed.0 })
+            }
         };
         Self { kind: Some(kind) }
     }
@@ -39,8 +47,15 @@ impl TryFrom<proto::AdminFailure> for Denied {
             Kind::NoSuchMember(node) => Self::NoSuchMember(NodeId(node)),
             Kind::NotAVoter(node) => Self::NotAVoter(NodeId(node)),
             Kind::LastVoter(_) => Self::LastVoter,
+            Kind::NotReady(node) => Self::NotReady(NodeId(node)),
+            Kind::EvenVoters(voters) => Self::EvenVoters(voters),
             Kind::Unreachable(address) => Self::Unreachable(address),
             Kind::AddressTaken(address) => Self::AddressTaken(address),
+            Kind::UnusableBackup(why) => Self::UnusableBackup(why),
+            Kind::OtherCluster(found) => Self::OtherCluster(cluster_id(&found)?),
+            Kind::Level(admin_failure::Level { known, needed }) => {
+                Self::Level { known: FeatureLevel(known), needed: FeatureLevel(needed) }
+            }
         })
     }
 }
@@ -52,6 +67,7 @@ impl From<InitOptions> for proto::InitRequest {
             block_spec: options.block_spec.to_string(),
             replication: options.replication,
             ring_kind: proto::RingKind::from(options.ring).into(),
+            voters_max: options.voters_max.unwrap_or(0),
         }
     }
 }
@@ -65,6 +81,7 @@ impl TryFrom<proto::InitRequest> for InitOptions {
             block_spec: block_spec(&request.block_spec)?,
             replication: request.replication,
             ring: request.ring_kind().try_into()?,
+            voters_max: (request.voters_max != 0).then_some(request.voters_max),
         })
     }
 }
@@ -99,7 +116,11 @@ impl TryFrom<proto::InitReply> for Result<Initialised, Denied> {
 
 impl From<Applicant> for proto::JoinRequest {
     fn from(applicant: Applicant) -> Self {
-        Self { peer: applicant.peer.encode().to_vec(), address: applicant.address }
+        Self {
+            peer: applicant.peer.encode().to_vec(),
+            address: applicant.address,
+            level: applicant.level.0,
+        }
     }
 }
 
@@ -107,7 +128,8 @@ impl TryFrom<proto::JoinRequest> for Applicant {
     type Error = Malformed;
 
     fn try_from(request: proto::JoinRequest) -> Result<Self, Malformed> {
-        Ok(Self { peer: peer_id(&request.peer)?, address: request.address })
+        let level = FeatureLevel::from_wire(request.level);
+        Ok(Self { peer: peer_id(&request.peer)?, address: request.address, level })
     }
 }
 
@@ -115,9 +137,9 @@ impl From<Result<Membership, Denied>> for proto::NodeReply {
     fn from(result: Result<Membership, Denied>) -> Self {
         use proto::node_reply::{self, Kind};
         let kind = match result {
-            Ok(Membership { cluster, node }) => {
-                let cluster = cluster.as_bytes().to_vec();
-                Kind::Node(node_reply::Node { cluster, node: node.0 })
+            Ok(Membership { cluster, group, node }) => {
+                let [cluster, group] = [cluster, group].map(|name| name.as_bytes().to_vec());
+                Kind::Node(node_reply::Node { cluster, group, node: node.0 })
             }
             Err(denied) => Kind::Failure(denied.into()),
         };
@@ -132,7 +154,12 @@ impl TryFrom<proto::NodeReply> for Result<Membership, Denied> {
         use proto::node_reply::Kind;
         Ok(match required(reply.kind, "the answer of a member")? {
             Kind::Node(place) => {
-                Ok(Membership { cluster: cluster_id(&place.cluster)?, node: NodeId(place.node) })
+                let cluster = cluster_id(&place.cluster)?;
+                let group = match place.group.is_empty() {
+                    true => cluster,
+                    false => cluster_id(&place.group)?,
+                };
+                Ok(Membership { cluster, group, node: NodeId(place.node) })
             }
             Kind::Failure(failure) => Err(failure.try_into()?),
         })
@@ -189,6 +216,14 @@ impl From<Result<GroupStatus, Denied>> for proto::StatusReply {
                 sessions: status.sessions,
                 members: status.members.into_iter().map(Into::into).collect(),
                 joint: status.joint,
+                generation: status.generation,
+                level: status.level.0,
+                known_level: status.known_level.0,
+                committed: status.committed,
+                quorum_acked_ms: status.quorum_acked_ms,
+                snapshot_age_ms: status.snapshot_age_ms,
+                voters_max: status.voters_max,
+                is_full: status.is_full,
             }),
             Err(denied) => Kind::Failure(denied.into()),
         };
@@ -213,6 +248,45 @@ impl TryFrom<proto::StatusReply> for Result<GroupStatus, Denied> {
                 sessions: status.sessions,
                 members: all(status.members)?,
                 joint: status.joint,
+                generation: status.generation,
+                level: FeatureLevel::from_wire(status.level),
+                known_level: FeatureLevel::from_wire(status.known_level),
+                committed: status.committed,
+                quorum_acked_ms: status.quorum_acked_ms,
+                snapshot_age_ms: status.snapshot_age_ms,
+                voters_max: status.voters_max,
+                is_full: status.is_full,
+            }),
+            Kind::Failure(failure) => Err(failure.try_into()?),
+        })
+    }
+}
+
+impl From<Result<Restored, Denied>> for proto::RestoreReply {
+    fn from(result: Result<Restored, Denied>) -> Self {
+        use proto::restore_reply::{self, Kind};
+        let kind = match result {
+            Ok(Restored { cluster, generation, node }) => Kind::Restored(restore_reply::Restored {
+                cluster: cluster.as_bytes().to_vec(),
+                generation,
+                node: node.0,
+            }),
+            Err(denied) => Kind::Failure(denied.into()),
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+impl TryFrom<proto::RestoreReply> for Result<Restored, Denied> {
+    type Error = Malformed;
+
+    fn try_from(reply: proto::RestoreReply) -> Result<Self, Malformed> {
+        use proto::restore_reply::Kind;
+        Ok(match required(reply.kind, "the answer to a restore")? {
+            Kind::Restored(done) => Ok(Restored {
+                cluster: cluster_id(&done.cluster)?,
+                generation: done.generation,
+                node: NodeId(done.node),
             }),
             Kind::Failure(failure) => Err(failure.try_into()?),
         })
@@ -236,6 +310,7 @@ mod tests {
             block_spec: "crc".parse().unwrap(),
             replication: 3,
             ring: RingKind::Empty,
+            voters_max: Some(3),
         };
         assert_eq!(proto::InitRequest::from(options.clone()).try_into(), Ok(options));
         let done = Ok(Initialised { cluster: Uuid::from_u128(7), peers: 3 });
@@ -255,8 +330,13 @@ mod tests {
             Denied::NoSuchMember(NodeId(3)),
             Denied::NotAVoter(NodeId(3)),
             Denied::LastVoter,
+            Denied::NotReady(NodeId(3)),
+            Denied::EvenVoters(4),
             Denied::Unreachable("b:2".to_owned()),
             Denied::AddressTaken("b:2".to_owned()),
+            Denied::UnusableBackup("damaged".to_owned()),
+            Denied::OtherCluster(Uuid::from_u128(8)),
+            Denied::Level { known: FeatureLevel(1), needed: FeatureLevel(2) },
         ];
         for denied in denials {
             let reply: Result<Membership, Denied> = Err(denied);
@@ -285,11 +365,29 @@ mod tests {
             sessions: 8,
             members: vec![member, learner],
             joint: true,
+            generation: 3,
+            level: FeatureLevel(2),
+            known_level: FeatureLevel(4),
+            committed: 10,
+            quorum_acked_ms: Some(11),
+            snapshot_age_ms: Some(12),
+            voters_max: 13,
+            is_full: true,
         });
         assert_eq!(proto::StatusReply::from(status.clone()).try_into(), Ok(status));
-        let applicant = Applicant { peer: fixtures::peer_id(5), address: "c:3".to_owned() };
+        let applicant = Applicant {
+            peer: fixtures::peer_id(5),
+            address: "c:3".to_owned(),
+            level: FeatureLevel(2),
+        };
         assert_eq!(proto::JoinRequest::from(applicant.clone()).try_into(), Ok(applicant));
-        let place = Ok(Membership { cluster: Uuid::from_u128(7), node: NodeId(9) });
+        let place = Ok(Membership {
+            cluster: Uuid::from_u128(7),
+            group: Uuid::from_u128(8),
+            node: NodeId(9),
+        });
+        let restored = Ok(Restored { cluster: Uuid::from_u128(7), generation: 2, node: NodeId(9) });
+        assert_eq!(proto::RestoreReply::from(restored.clone()).try_into(), Ok(restored));
         assert_eq!(proto::NodeReply::from(place.clone()).try_into(), Ok(place));
     }
 }

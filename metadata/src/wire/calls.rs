@@ -7,9 +7,13 @@ use crate::Refusal;
 /// Why a member did not do what it was asked; asking another, or again, may help.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
-    NotLeader { leader: Option<String> },
+    NotLeader {
+        leader: Option<String>,
+    },
     NotInitialised,
     Unavailable,
+    /// The leader's disk has no room for commands.
+    NoSpace,
 }
 
 /// A keep-alive that was decided: the session lives, or it does not.
@@ -23,6 +27,7 @@ impl From<Failure> for proto::Failure {
             }
             Failure::NotInitialised => Kind::NotInitialised(proto::Nothing {}),
             Failure::Unavailable => Kind::Unavailable(proto::Nothing {}),
+            Failure::NoSpace => Kind::NoSpace(proto::Nothing {}),
         };
         Self { kind: Some(kind) }
     }
@@ -38,6 +43,7 @@ impl TryFrom<proto::Failure> for Failure {
             }
             Kind::NotInitialised(_) => Self::NotInitialised,
             Kind::Unavailable(_) => Self::Unavailable,
+            Kind::NoSpace(_) => Self::NoSpace,
         })
     }
 }

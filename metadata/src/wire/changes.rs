@@ -1,7 +1,12 @@
 //! Questions, answers and events.
 
+use std::ops::RangeInclusive;
+
 use super::{Malformed, all, optional, peer_id, proto, required, volume_id};
-use crate::{Answer, Event, EventKind, Query, Revision, RingVersion, SessionId, WatchItem};
+use crate::{
+    Answer, Event, EventKind, FeatureLevel, Group, GroupPlace, NodeId, Query, Revision,
+    RingVersion, SessionId, WatchItem,
+};
 
 impl From<Query> for proto::Query {
     fn from(query: Query) -> Self {
@@ -16,6 +21,7 @@ impl From<Query> for proto::Query {
             Query::Ring(Some(version)) => Kind::RingVersion(version.0),
             Query::Peers => Kind::Peers(nothing),
             Query::Sessions => Kind::Sessions(nothing),
+            Query::Group => Kind::Group(nothing),
         };
         Self { kind: Some(kind) }
     }
@@ -35,7 +41,26 @@ impl TryFrom<proto::Query> for Query {
             Kind::RingVersion(version) => Self::Ring(Some(RingVersion(version))),
             Kind::Peers(_) => Self::Peers,
             Kind::Sessions(_) => Self::Sessions,
+            Kind::Group(_) => Self::Group,
         })
+    }
+}
+
+impl From<RangeInclusive<u64>> for proto::VolumeIds {
+    fn from(ids: RangeInclusive<u64>) -> Self {
+        let (first, last) = ids.into_inner();
+        Self { first, last }
+    }
+}
+
+impl TryFrom<proto::VolumeIds> for RangeInclusive<u64> {
+    type Error = Malformed;
+
+    fn try_from(ids: proto::VolumeIds) -> Result<Self, Malformed> {
+        if ids.first > ids.last {
+            return Err(Malformed { what: "a range of volume IDs" });
+        }
+        Ok(ids.first..=ids.last)
     }
 }
 
@@ -43,13 +68,15 @@ impl From<Answer> for proto::Answer {
     fn from(answer: Answer) -> Self {
         use proto::answer::{self, Kind};
         let (revision, kind) = match answer {
-            Answer::Cluster { global, volumes_minted, revision } => {
-                let global = global.map(Into::into);
-                (revision, Kind::Cluster(answer::Cluster { global, volumes_minted }))
+            Answer::Cluster { global, volumes_minted, generation, level, revision } => {
+                let (global, level) = (global.map(Into::into), level.0);
+                let cluster = answer::Cluster { global, volumes_minted, generation, level };
+                (revision, Kind::Cluster(cluster))
             }
-            Answer::Volumes { volumes, volumes_minted, revision } => {
+            Answer::Volumes { volumes, volumes_minted, lost, revision } => {
                 let volumes = volumes.into_iter().map(Into::into).collect();
-                (revision, Kind::Volumes(answer::Volumes { volumes, volumes_minted }))
+                let lost = lost.into_iter().map(Into::into).collect();
+                (revision, Kind::Volumes(answer::Volumes { volumes, volumes_minted, lost }))
             }
             Answer::Volume { volume, revision } => {
                 (revision, Kind::Volume(answer::OneVolume { volume: volume.map(Into::into) }))
@@ -65,6 +92,7 @@ impl From<Answer> for proto::Answer {
                 let sessions = sessions.into_iter().map(Into::into).collect();
                 (revision, Kind::Sessions(answer::Sessions { sessions }))
             }
+            Answer::Group { group, revision } => (revision, Kind::Group(group.into())),
         };
         Self { revision: revision.0, kind: Some(kind) }
     }
@@ -77,11 +105,14 @@ impl TryFrom<proto::Answer> for Answer {
         use proto::answer::{self, Kind};
         let revision = Revision(answer.revision);
         Ok(match required(answer.kind, "an answer")? {
-            Kind::Cluster(answer::Cluster { global, volumes_minted }) => {
-                Self::Cluster { global: optional(global)?, volumes_minted, revision }
+            Kind::Cluster(answer::Cluster { global, volumes_minted, generation, level }) => {
+                let level = FeatureLevel::from_wire(level);
+                let global = optional(global)?;
+                Self::Cluster { global, volumes_minted, generation, level, revision }
             }
-            Kind::Volumes(answer::Volumes { volumes, volumes_minted }) => {
-                Self::Volumes { volumes: all(volumes)?, volumes_minted, revision }
+            Kind::Volumes(answer::Volumes { volumes, volumes_minted, lost }) => {
+                let (volumes, lost) = (all(volumes)?, all(lost)?);
+                Self::Volumes { volumes, volumes_minted, lost, revision }
             }
             Kind::Volume(one) => Self::Volume { volume: optional(one.volume)?, revision },
             Kind::Ring(one) => Self::Ring { ring: optional(one.ring)?, revision },
@@ -90,6 +121,7 @@ impl TryFrom<proto::Answer> for Answer {
                 let sessions = sessions.into_iter().map(Into::into).collect();
                 Self::Sessions { sessions, revision }
             }
+            Kind::Group(group) => Self::Group { group: group.into(), revision },
         })
     }
 }
@@ -106,6 +138,7 @@ impl From<Event> for proto::Event {
             Event::VolumeDeleted(id) => Kind::VolumeDeleted(id.get()),
             Event::SessionOpened(session) => Kind::SessionOpened(session.into()),
             Event::SessionEnded(session) => Kind::SessionEnded(session.0),
+            Event::GroupChanged(group) => Kind::GroupChanged(group.into()),
         };
         Self { kind: Some(kind) }
     }
@@ -125,6 +158,7 @@ impl TryFrom<proto::Event> for Event {
             Kind::VolumeDeleted(id) => Self::VolumeDeleted(volume_id(id)?),
             Kind::SessionOpened(session) => Self::SessionOpened(session.into()),
             Kind::SessionEnded(session) => Self::SessionEnded(SessionId(session)),
+            Kind::GroupChanged(group) => Self::GroupChanged(group.into()),
         })
     }
 }
@@ -137,6 +171,7 @@ impl From<EventKind> for proto::EventKind {
             EventKind::Ring => Self::Ring,
             EventKind::Volume => Self::Volume,
             EventKind::Session => Self::Session,
+            EventKind::Member => Self::Member,
         }
     }
 }
@@ -151,20 +186,115 @@ impl TryFrom<proto::EventKind> for EventKind {
             proto::EventKind::Ring => Ok(Self::Ring),
             proto::EventKind::Volume => Ok(Self::Volume),
             proto::EventKind::Session => Ok(Self::Session),
+            proto::EventKind::Member => Ok(Self::Member),
             proto::EventKind::Unspecified => Err(Malformed { what: "a kind of event" }),
         }
     }
 }
 
-impl From<WatchItem> for proto::watch_reply::Kind {
-    fn from(item: WatchItem) -> Self {
-        match item {
-            WatchItem::Events { revision, events } => {
-                let events = events.into_iter().map(Into::into).collect();
-                Self::Events(proto::watch_reply::Events { revision: revision.0, events })
-            }
-            WatchItem::Progress(revision) => Self::Progress(revision.0),
+impl From<Group> for proto::Group {
+    fn from(group: Group) -> Self {
+        let place = |place: GroupPlace| proto::group::Place {
+            node: place.node.0,
+            address: place.address,
+            votes: place.votes,
+        };
+        let members = group.members.into_iter().map(place).collect();
+        Self { voters_max: group.voters_max, members, joint: group.joint }
+    }
+}
+
+impl From<proto::Group> for Group {
+    fn from(group: proto::Group) -> Self {
+        let place = |place: proto::group::Place| GroupPlace {
+            node: NodeId(place.node),
+            address: place.address,
+            votes: place.votes,
+        };
+        let members = group.members.into_iter().map(place).collect();
+        Self { voters_max: group.voters_max, members, joint: group.joint }
+    }
+}
+
+/// Things of a list that one message carries: at most 1 MiB of volumes as they usually are.
+const PART: usize = 1000;
+
+/// The messages that say `item`: a long list takes several.
+pub(crate) fn watch_replies(item: WatchItem) -> Vec<proto::watch_reply::Kind> {
+    use proto::watch_reply::{Events, Kind, Listed};
+    match item {
+        WatchItem::Events { revision, events } => {
+            let events = events.into_iter().map(Into::into).collect();
+            vec![Kind::Events(Events { revision: revision.0, events })]
         }
+        WatchItem::Progress(revision) => vec![Kind::Progress(revision.0)],
+        WatchItem::Listed(answer) => {
+            let mut parts = parts(answer).into_iter().peekable();
+            let mut replies = Vec::new();
+            while let Some(part) = parts.next() {
+                let more = parts.peek().is_some();
+                replies.push(Kind::Listed(Listed { answer: Some(part.into()), more }));
+            }
+            replies
+        }
+    }
+}
+
+/// The answer in parts of up to [`PART`] things; at least one, maybe empty.
+fn parts(answer: Answer) -> Vec<Answer> {
+    fn cut<T: Clone>(things: &[T], part: impl Fn(Vec<T>) -> Answer) -> Vec<Answer> {
+        if things.is_empty() {
+            return vec![part(Vec::new())];
+        }
+        things.chunks(PART).map(|things| part(things.to_vec())).collect()
+    }
+    match answer {
+        Answer::Volumes { volumes, volumes_minted, lost, revision } => cut(&volumes, |volumes| {
+            Answer::Volumes { volumes, volumes_minted, lost: lost.clone(), revision }
+        }),
+        Answer::Peers { peers, revision } => cut(&peers, |peers| Answer::Peers { peers, revision }),
+        Answer::Sessions { sessions, revision } => {
+            cut(&sessions, |sessions| Answer::Sessions { sessions, revision })
+        }
+        answer => vec![answer],
+    }
+}
+
+/// Puts the parts of a list together again.
+#[derive(Default)]
+pub(crate) struct Parts(Option<Answer>);
+
+impl Parts {
+    /// Takes the next part; gives the whole with the last.
+    pub(crate) fn take(
+        &mut self,
+        listed: proto::watch_reply::Listed,
+    ) -> Result<Option<Answer>, Malformed> {
+        let mut next: Answer = required(listed.answer, "a part of a list")?.try_into()?;
+        match (self.0.take(), &mut next) {
+            (None, _) => {}
+            (Some(Answer::Volumes { volumes: mut all, .. }), Answer::Volumes { volumes, .. }) => {
+                all.append(volumes);
+                *volumes = all;
+            }
+            (Some(Answer::Peers { peers: mut all, .. }), Answer::Peers { peers, .. }) => {
+                all.append(peers);
+                *peers = all;
+            }
+            (
+                Some(Answer::Sessions { sessions: mut all, .. }),
+                Answer::Sessions { sessions, .. },
+            ) => {
+                all.append(sessions);
+                *sessions = all;
+            }
+            (Some(_), _) => return Err(Malformed { what: "a part of a list" }),
+        }
+        if listed.more {
+            self.0 = Some(next);
+            return Ok(None);
+        }
+        Ok(Some(next))
     }
 }
 

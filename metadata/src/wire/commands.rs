@@ -25,8 +25,12 @@ impl From<Command> for proto::Command {
                 let spec = spec.map(|spec| spec.to_string());
                 Kind::CreateVolume(command::CreateVolume { name, size, spec })
             }
-            Command::DeleteVolume { name, force: false } => Kind::DeleteVolume(name),
-            Command::DeleteVolume { name, force: true } => Kind::DeleteVolumeForced(name),
+            Command::DeleteVolume { volume, force } => {
+                Kind::DeleteVolumeId(command::DeleteVolumeId { volume: volume.get(), force })
+            }
+            Command::DeleteVolumeNamed { name, force: false } => Kind::DeleteVolume(name),
+            Command::DeleteVolumeNamed { name, force: true } => Kind::DeleteVolumeForced(name),
+            Command::SetVotersMax(voters_max) => Kind::SetVotersMax(voters_max),
             Command::RenameVolume { name, to } => {
                 Kind::RenameVolume(command::RenameVolume { name, to })
             }
@@ -101,6 +105,7 @@ impl From<Command> for proto::Command {
                 let (volume, epoch, head) = (volume.get(), epoch.0, Some(head.into()));
                 Kind::CommitReclaimed(command::CommitReclaimed { volume, epoch, head })
             }
+            Command::ForgetLostVolumes => Kind::ForgetLostVolumes(proto::Nothing {}),
             Command::RefuseAsk { volume, epoch, ask, error } => {
                 let (volume, epoch, ask) = (volume.get(), epoch.0, ask.0);
                 Kind::RefuseAsk(command::RefuseAsk { volume, epoch, ask, error })
@@ -128,8 +133,12 @@ impl TryFrom<proto::Command> for Command {
                 let spec = spec.as_deref().map(block_spec).transpose()?;
                 Self::CreateVolume { name, size, spec }
             }
-            Kind::DeleteVolume(name) => Self::DeleteVolume { name, force: false },
-            Kind::DeleteVolumeForced(name) => Self::DeleteVolume { name, force: true },
+            Kind::DeleteVolumeId(delete) => {
+                Self::DeleteVolume { volume: volume_id(delete.volume)?, force: delete.force }
+            }
+            Kind::DeleteVolume(name) => Self::DeleteVolumeNamed { name, force: false },
+            Kind::DeleteVolumeForced(name) => Self::DeleteVolumeNamed { name, force: true },
+            Kind::SetVotersMax(voters_max) => Self::SetVotersMax(voters_max),
             Kind::RenameVolume(command::RenameVolume { name, to }) => {
                 Self::RenameVolume { name, to }
             }
@@ -217,6 +226,7 @@ impl TryFrom<proto::Command> for Command {
                 let head = head_of(volume, required(commit.head, "a head")?)?;
                 Self::CommitReclaimed { volume, epoch, head }
             }
+            Kind::ForgetLostVolumes(_) => Self::ForgetLostVolumes,
             Kind::RefuseAsk(refuse) => Self::RefuseAsk {
                 volume: volume_id(refuse.volume)?,
                 epoch: Epoch(refuse.epoch),

@@ -5,7 +5,7 @@ use prost::Message;
 use super::proto::proposal::{self, Kind};
 use super::{Malformed, proto, required};
 use crate::machine::{Proposal, RequestId, Tenure};
-use crate::{Response, SessionId};
+use crate::{FeatureLevel, Response, SessionId};
 
 impl From<RequestId> for proto::RequestId {
     fn from(request: RequestId) -> Self {
@@ -30,6 +30,7 @@ pub(crate) fn encode_proposal(proposal: Proposal) -> Vec<u8> {
             command: Some(command.into()),
         }),
         Proposal::BeginTenure(tenure) => Kind::BeginTenure(tenure.0),
+        Proposal::RaiseLevel(level) => Kind::RaiseLevel(level.0),
         Proposal::Expire { tenure, sessions } => {
             let sessions = sessions.into_iter().map(|session| session.0).collect();
             Kind::Expire(proposal::Expire { tenure: tenure.0, sessions })
@@ -47,6 +48,9 @@ pub(crate) fn decode_proposal(bytes: &[u8]) -> Result<Proposal, Malformed> {
             command: required(command, what)?.try_into()?,
         },
         Kind::BeginTenure(tenure) => Proposal::BeginTenure(Tenure(tenure)),
+        // Later entries may be such as this version does not know.
+        Kind::RaiseLevel(level) if level > FeatureLevel::OWN.0 => return Err(Malformed { what }),
+        Kind::RaiseLevel(level) => Proposal::RaiseLevel(FeatureLevel(level)),
         Kind::Expire(expire) => Proposal::Expire {
             tenure: Tenure(expire.tenure),
             sessions: expire.sessions.into_iter().map(SessionId).collect(),

@@ -5,7 +5,7 @@ use torus_blockstore::Epoch;
 use super::proto::refusal::{self, Kind};
 use super::{Malformed, proto, required, volume_id};
 use crate::reasons;
-use crate::{Refusal, RingVersion};
+use crate::{FeatureLevel, Refusal, RingVersion};
 
 impl From<Refusal> for proto::Refusal {
     fn from(refusal: Refusal) -> Self {
@@ -51,6 +51,9 @@ impl From<Refusal> for proto::Refusal {
             Refusal::HeadBehind => Kind::HeadBehind(nothing),
             Refusal::Shrinks => Kind::Shrinks(nothing),
             Refusal::NoSuchAsk => Kind::NoSuchAsk(nothing),
+            Refusal::Level { needed, present } => {
+                Kind::Level(refusal::Level { needed: needed.0, present: present.0 })
+            }
         };
         Self { kind: Some(kind) }
     }
@@ -101,6 +104,9 @@ impl TryFrom<proto::Refusal> for Refusal {
             Kind::HeadBehind(_) => Self::HeadBehind,
             Kind::Shrinks(_) => Self::Shrinks,
             Kind::NoSuchAsk(_) => Self::NoSuchAsk,
+            Kind::Level(refusal::Level { needed, present }) => {
+                Self::Level { needed: FeatureLevel(needed), present: FeatureLevel(present) }
+            }
         })
     }
 }

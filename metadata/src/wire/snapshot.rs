@@ -19,7 +19,9 @@ use super::proto::snapshot_record::{self as record, Kind};
 use super::{Malformed, peer_id, proto, required};
 use crate::dedupe::Answered;
 use crate::machine::{Machine, Tenure};
-use crate::{NodeId, Peer, Revision, Ring, RingVersion, Session, State, Volume};
+use crate::{
+    FeatureLevel, Group, NodeId, Peer, Revision, Ring, RingVersion, Session, State, Volume,
+};
 
 const MAGIC: &[u8; 8] = b"TORUSMDS";
 const VERSION: u32 = 1;
@@ -39,6 +41,11 @@ pub(crate) enum SnapshotError {
     RecordSize { found: u32 },
     #[error("the snapshot's checksum is {found:#010x}, expected {expected:#010x}")]
     Checksum { found: u32, expected: u32 },
+    #[error(
+        "it is of feature level {level}, and this version of Torus knows {}",
+        FeatureLevel::OWN
+    )]
+    Level { level: FeatureLevel },
     #[error("the snapshot holds a record of an unknown form")]
     Malformed(#[from] Malformed),
 }
@@ -51,6 +58,10 @@ pub(crate) struct Image {
 }
 
 impl Image {
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
     pub(crate) fn of(machine: &Machine) -> Self {
         Self {
             state: machine.state.clone(),
@@ -61,7 +72,7 @@ impl Image {
 }
 
 pub(crate) fn write_snapshot(image: Image, to: &mut dyn Write) -> io::Result<()> {
-    let mut to = Summed { inner: to, crc: crc32fast::Hasher::new() };
+    let mut to = Summed::new(to);
     to.write_all(MAGIC)?;
     to.write_all(&VERSION.to_le_bytes())?;
     let Image { state, answered, tenure } = image;
@@ -72,6 +83,9 @@ pub(crate) fn write_snapshot(image: Image, to: &mut dyn Write) -> io::Result<()>
         volumes_minted: state.volumes_minted,
         ring: state.ring.0,
         tenure: tenure.0,
+        generation: state.generation,
+        level: state.level.0,
+        lost: state.lost.into_iter().map(Into::into).collect(),
     }))?;
     for ring in state.rings.into_values() {
         put(Kind::Ring(ring.into()))?;
@@ -88,6 +102,9 @@ pub(crate) fn write_snapshot(image: Image, to: &mut dyn Write) -> io::Result<()>
     for volume in state.volumes.into_values() {
         put(Kind::Volume(volume.into()))?;
     }
+    if state.group != Group::default() {
+        put(Kind::Group(state.group.into()))?;
+    }
     for (index, request, response) in answered.iter() {
         let (request, response) = (Some(request.into()), Some(response.clone().into()));
         put(Kind::Answered(record::Answered { index, request, response }))?;
@@ -98,7 +115,7 @@ pub(crate) fn write_snapshot(image: Image, to: &mut dyn Write) -> io::Result<()>
 }
 
 pub(crate) fn read_snapshot(from: &mut dyn Read) -> Result<Machine, SnapshotError> {
-    let mut from = Summed { inner: from, crc: crc32fast::Hasher::new() };
+    let mut from = Summed::new(from);
     let mut magic = [0; MAGIC.len()];
     from.read_exact(&mut magic)?;
     if &magic != MAGIC {
@@ -153,6 +170,11 @@ impl Reading {
                 state.global = super::optional(head.global)?;
                 state.volumes_minted = head.volumes_minted;
                 state.ring = RingVersion(head.ring);
+                // Written before there were generations.
+                let oldest = u64::from(state.global.is_some());
+                state.generation = head.generation.max(oldest);
+                state.level = FeatureLevel::from_wire(head.level);
+                state.lost = super::all(head.lost)?;
                 self.tenure = Some(Tenure(head.tenure));
             }
             Kind::Ring(ring) => {
@@ -175,6 +197,7 @@ impl Reading {
                 state.names.insert(volume.name.clone(), volume.id);
                 state.volumes.insert(volume.id, volume);
             }
+            Kind::Group(group) => state.group = group.into(),
             Kind::Answered(answer) => {
                 let request = required(answer.request, "a request")?.try_into()?;
                 let response = required(answer.response, "a response")?.try_into()?;
@@ -186,20 +209,32 @@ impl Reading {
 
     fn finish(self) -> Result<Machine, SnapshotError> {
         let tenure = required(self.tenure, "a snapshot without its first record")?;
+        let level = self.state.level;
+        if level > FeatureLevel::OWN {
+            return Err(SnapshotError::Level { level });
+        }
         Ok(Machine::restored(self.state, self.answered, tenure))
     }
 }
 
-/// Sums up what passes through.
-struct Summed<T> {
-    inner: T,
-    crc: crc32fast::Hasher,
+/// Sums up and counts what passes through.
+pub(super) struct Summed<T> {
+    pub(super) inner: T,
+    pub(super) crc: crc32fast::Hasher,
+    pub(super) count: u64,
+}
+
+impl<T> Summed<T> {
+    pub(super) fn new(inner: T) -> Self {
+        Self { inner, crc: crc32fast::Hasher::new(), count: 0 }
+    }
 }
 
 impl Write for Summed<&mut dyn Write> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.inner.write(bytes)?;
         self.crc.update(&bytes[..written]);
+        self.count += written as u64;
         Ok(written)
     }
 

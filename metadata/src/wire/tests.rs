@@ -8,20 +8,22 @@ use prost::Message;
 use torus_blockstore::{BlockIndex, Epoch, INodeIndex, VolumeId};
 
 use self::values::{
-    commands, events, init, outcomes, queries, refusals, registered, rings, sessions, volumes,
+    commands, events, groups, init, outcomes, queries, refusals, registered, rings, sessions,
+    volumes,
 };
 use super::snapshot::SnapshotError;
 use super::{
-    Image, decode_proposal, decode_response, encode_proposal, encode_response, proto,
-    read_snapshot, write_snapshot,
+    Image, Parts, decode_proposal, decode_response, encode_proposal, encode_response, proto,
+    read_snapshot, watch_replies, write_snapshot,
 };
 use crate::fixtures;
 use crate::machine::{Machine, Proposal, RequestId, Tenure};
 use crate::{
-    Answer, Applied, AskId, Command, Head, LogPosition, Refusal, Response, Revision, RingVersion,
-    SessionId, SnapshotId, Task, Volume, Window,
+    Answer, Applied, AskId, Command, Group, GroupPlace, Head, LogPosition, NodeId, Refusal,
+    Response, Revision, RingVersion, SessionId, SnapshotId, Task, Volume, WatchItem, Window,
 };
 
+mod backup;
 mod values;
 
 fn hex(bytes: &[u8]) -> String {
@@ -58,8 +60,11 @@ fn golden_log_entries_about_snapshots() {
     let position = LogPosition { inode: INodeIndex(5), block: BlockIndex(6), offset: 7 };
     let head = Head { volume, inode: INodeIndex(8), blocks: 1, epoch, position };
     let said = [
-        Command::DeleteVolume { name: name(), force: false },
-        Command::DeleteVolume { name: name(), force: true },
+        Command::DeleteVolumeNamed { name: name(), force: false },
+        Command::DeleteVolumeNamed { name: name(), force: true },
+        Command::DeleteVolume { volume, force: false },
+        Command::DeleteVolume { volume, force: true },
+        Command::SetVotersMax(3),
         Command::RenameVolume { name: name(), to: "t".to_owned() },
         Command::CloneVolume { volume, snapshot, name: name() },
         Command::ResizeVolume { volume, epoch: None, size: 5, ask: None },
@@ -98,6 +103,9 @@ fn golden_log_entries_about_snapshots() {
     expect![[r#"
         3a016e
         8a01016e
+        ca02020809
+        ca020408091001
+        d00203
         9201060a016e120174
         9a0107080910021a016e
         a2010408091805
@@ -148,7 +156,7 @@ fn a_log_entry_of_a_later_version_is_refused() {
 
 #[test]
 fn every_reason_keeps_its_number() {
-    for number in 0..=33 {
+    for number in (0..=33).chain([60]) {
         let refusal = Refusal::from_reason(number);
         let there: Response = Err(refusal.clone());
         assert_eq!(decode_response(&encode_response(there)), Ok(Err(refusal.clone())));
@@ -195,17 +203,25 @@ proptest! {
     #[test]
     fn answers_round_trip(
         volume in volumes(), ring in rings(), peer in registered(), session in sessions(),
+        group in groups(),
     ) {
         let revision = Revision(7);
         let (volumes_minted, volumes) = (3, vec![volume.clone()]);
         for answer in [
-            Answer::Cluster { global: Some(init().0), volumes_minted, revision },
-            Answer::Volumes { volumes, volumes_minted, revision },
+            Answer::Cluster {
+                global: Some(init().0),
+                volumes_minted,
+                generation: 2,
+                level: crate::FeatureLevel(2),
+                revision,
+            },
+            Answer::Volumes { volumes, volumes_minted, lost: vec![4..=9, 12..=12], revision },
             Answer::Volume { volume: Some(volume), revision },
             Answer::Volume { volume: None, revision },
             Answer::Ring { ring: Some(ring), revision },
             Answer::Peers { peers: vec![peer], revision },
             Answer::Sessions { sessions: vec![session], revision },
+            Answer::Group { group, revision },
         ] {
             prop_assert_eq!(proto::Answer::from(answer.clone()).try_into(), Ok(answer));
         }
@@ -263,7 +279,46 @@ fn example() -> Machine {
         machine.apply(index, Proposal::Command { request, command }).unwrap();
     }
     machine.apply(30, Proposal::BeginTenure(Tenure(6))).unwrap();
+    let place = GroupPlace { node: NodeId(1), address: "a:1".to_owned(), votes: true };
+    machine.regroup(vec![place], true);
     machine
+}
+
+#[test]
+fn golden_group() {
+    let place = GroupPlace { node: NodeId(1), address: "a:1".to_owned(), votes: true };
+    let group = Group { voters_max: 3, members: vec![place], joint: true };
+    let record = proto::SnapshotRecord {
+        kind: Some(proto::snapshot_record::Kind::Group(group.clone().into())),
+    };
+    expect!["c2020f0803120908011203613a3118011801"].assert_eq(&hex(&record.encode_to_vec()));
+    assert_eq!(Group::from(proto::Group::from(group.clone())), group);
+}
+
+/// What a watch sends of a list of `count` sessions, put together again.
+#[track_caller]
+fn check_parts(count: u64, expected: usize) {
+    let session = |id| crate::Session { id: SessionId(id), owner: String::new(), ttl_ms: 1000 };
+    let sessions = (0..count).map(session).collect();
+    let answer = Answer::Sessions { sessions, revision: Revision(7) };
+    let replies = watch_replies(WatchItem::Listed(answer.clone()));
+    assert_eq!(replies.len(), expected);
+    let mut parts = Parts::default();
+    let mut whole = None;
+    for reply in replies {
+        assert_eq!(whole, None, "nothing comes behind the last part");
+        let proto::watch_reply::Kind::Listed(listed) = reply else { panic!("{reply:?}") };
+        whole = parts.take(listed).unwrap();
+    }
+    assert_eq!(whole, Some(answer));
+}
+
+#[test]
+fn a_long_list_takes_several_messages() {
+    check_parts(0, 1);
+    check_parts(1000, 1);
+    check_parts(1001, 2);
+    check_parts(3500, 4);
 }
 
 fn snapshot(machine: &Machine) -> Vec<u8> {
@@ -293,7 +348,7 @@ fn the_same_log_gives_the_same_snapshot() {
 fn golden_snapshot() {
     let mut machine = Machine::default();
     machine.change(1, fixtures::init()).unwrap();
-    expect!["544f5255534d445301000000280000000a26080112200a10000000000000000000000000000000c1108080201a086372632c62617365200108000000120608011004180200000000090dfc3b"].assert_eq(&hex(&snapshot(&machine)));
+    expect!["544f5255534d4453010000002c0000000a2a080112200a10000000000000000000000000000000c1108080201a086372632c62617365200150015801080000001206080110041802000000008815a87c"].assert_eq(&hex(&snapshot(&machine)));
 }
 
 #[test]

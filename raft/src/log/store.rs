@@ -9,14 +9,14 @@ use futures::Stream;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{OptionalSend, alias};
 use prost::Message;
-use rocksdb::{Direction, IteratorMode, WriteBatch};
 use tokio::sync::oneshot;
 
-use super::database::{COMMITTED, Database, PURGED, VOTE, index_of, synced};
+use super::database::{COMMITTED, Database, PURGED, VOTE};
 use super::tail::Tail;
 use super::writer::{Health, Op, Sink, Writer};
 use crate::config::{APPEND_SIZE_MAX, Entry, LogId, TypeConfig, Vote};
 use crate::error::Error;
+use crate::storage::{Blocking, Change, Pace};
 use crate::wire::{self, proto, required};
 
 /// Bytes of entries that stay in memory after they are on disk.
@@ -30,6 +30,7 @@ struct Shared {
     database: Arc<Database>,
     state: Arc<Mutex<State>>,
     writer: Writer,
+    blocking: Blocking,
 }
 
 /// What the log contains once all queued writes are done.
@@ -47,19 +48,22 @@ impl State {
     fn load(database: &Database) -> io::Result<Self> {
         database.with(|open| {
             let log_id = |key| -> io::Result<Option<LogId>> {
-                let Some(bytes) = open.meta(key)? else { return Ok(None) };
+                let Some(bytes) = open.value(key)? else { return Ok(None) };
                 let id: proto::LogId = wire::decode(bytes.as_slice())?;
                 Ok(Some(id.into()))
             };
-            let vote = match open.meta(VOTE)? {
+            let vote = match open.value(VOTE)? {
                 None => None,
                 Some(bytes) => Some(wire::decode::<proto::Vote>(bytes.as_slice())?.into()),
             };
             let purged = log_id(PURGED)?;
             let next = purged.map_or(0, |id| id.index + 1);
-            let first = open.log_first(next)?.map_or(next, |(index, _)| index);
-            let last = match open.log_last()? {
-                Some((index, entry)) if index >= next => Some(required(entry.id, "id")?.into()),
+            let first = open.entries(next)?.next().transpose()?.map_or(next, |(index, _)| index);
+            let last = match open.last_entry()? {
+                Some((index, entry)) if index >= next => {
+                    let entry: proto::Entry = wire::decode(entry.as_slice())?;
+                    Some(required(entry.id, "id")?.into())
+                }
                 _ => purged,
             };
             let end = last.map_or(0, |id| id.index + 1);
@@ -74,13 +78,20 @@ impl State {
 }
 
 impl LogStore {
-    /// Reads what `database` holds and starts the writer.
-    pub(crate) fn open(database: Arc<Database>) -> Result<Self, Error> {
+    /// Reads what `database` holds and starts the writer, at a simulated pace if there is one.
+    pub(crate) fn open(
+        database: Arc<Database>,
+        pace: Option<Arc<dyn Pace>>,
+    ) -> Result<Self, Error> {
         let state = State::load(&database).map_err(|source| database.unreadable(source))?;
         let state = Arc::new(Mutex::new(state));
         let sink = Batches { database: database.clone(), state: state.clone() };
-        let writer = Writer::start(sink).map_err(|source| database.unreadable(source))?;
-        Ok(Self(Arc::new(Shared { database, state, writer })))
+        let blocking = if pace.is_some() { Blocking::Inline } else { Blocking::Threads };
+        let writer = match pace {
+            None => Writer::start(sink).map_err(|source| database.unreadable(source))?,
+            Some(pace) => Writer::simulate(sink, pace),
+        };
+        Ok(Self(Arc::new(Shared { database, state, writer, blocking })))
     }
 
     pub(crate) fn health(&self) -> Arc<Health> {
@@ -125,7 +136,7 @@ impl LogStore {
         }
         let this = self.clone();
         let read = move || this.read_from_disk(start, end, size_max);
-        tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
+        self.0.blocking.run(read).await.map_err(io::Error::other)?
     }
 
     fn read_from_disk(&self, start: u64, end: u64, size_max: usize) -> io::Result<Vec<Entry>> {
@@ -143,14 +154,12 @@ impl LogStore {
                     .take_while(|(entry, _)| entry.log_id.index < end)
                     .map(|(entry, size)| (entry.clone(), size))
                     .collect();
-                let mode = IteratorMode::From(&start.to_be_bytes(), Direction::Forward);
-                (open.db.iterator_cf(open.log, mode), start, middle, tail)
+                (open.entries(start)?, start, middle, tail)
             };
             let mut entries = Vec::new();
             let mut size = 0;
             for (index, item) in (start..middle).zip(items) {
-                let (key, value) = item.map_err(io::Error::other)?;
-                let found = index_of(&key)?;
+                let (found, value) = item?;
                 if found != index {
                     let text = format!("log entry {index} is missing, the next one is {found}");
                     return Err(io::Error::new(io::ErrorKind::InvalidData, text));
@@ -159,8 +168,7 @@ impl LogStore {
                 if size > size_max && !entries.is_empty() {
                     return Ok(entries);
                 }
-                let value = bytes::Bytes::from(value.into_vec());
-                entries.push(wire::entry(wire::decode(value)?)?);
+                entries.push(wire::entry(wire::decode(bytes::Bytes::from(value))?)?);
             }
             let expected = usize::try_from(middle.saturating_sub(start)).unwrap_or(usize::MAX);
             if entries.len() != expected {
@@ -196,7 +204,7 @@ fn take<'a>(
     }
 }
 
-/// Writes batches to RocksDB.
+/// Writes batches to the database.
 struct Batches {
     database: Arc<Database>,
     state: Arc<Mutex<State>>,
@@ -204,43 +212,38 @@ struct Batches {
 
 impl Sink for Batches {
     fn write(&mut self, ops: &[Op], sync: bool) -> io::Result<()> {
-        self.database.with(|open| {
-            let mut batch = WriteBatch::default();
-            for op in ops {
-                match op {
-                    Op::Append { entries, .. } => {
-                        for (index, value) in entries {
-                            batch.put_cf(open.log, index.to_be_bytes(), value);
-                        }
+        let mut batch = Vec::new();
+        for op in ops {
+            match op {
+                Op::Append { entries, .. } => {
+                    for (index, value) in entries {
+                        batch.push(Change::PutEntry { index: *index, value });
                     }
-                    Op::Vote { value, .. } => batch.put_cf(open.meta, VOTE, value),
-                    Op::Truncate { from, last, .. } => {
-                        batch.delete_range_cf(open.log, from.to_be_bytes(), after(*last));
+                }
+                Op::Vote { value, .. } => batch.push(Change::PutValue { name: VOTE, value }),
+                Op::Truncate { from, last, .. } => {
+                    batch.push(Change::RemoveEntries { from: *from, last: *last });
+                }
+                Op::Purge { from, last, value } => {
+                    if from <= last {
+                        batch.push(Change::RemoveEntries { from: *from, last: *last });
                     }
-                    Op::Purge { from, last, value } => {
-                        if from <= last {
-                            batch.delete_range_cf(open.log, from.to_be_bytes(), after(*last));
-                        }
-                        batch.put_cf(open.meta, PURGED, value);
-                    }
-                    Op::Committed { value: Some(value) } => {
-                        batch.put_cf(open.meta, COMMITTED, value);
-                    }
-                    Op::Committed { value: None } => batch.delete_cf(open.meta, COMMITTED),
+                    batch.push(Change::PutValue { name: PURGED, value });
+                }
+                Op::Committed { value: Some(value) } => {
+                    batch.push(Change::PutValue { name: COMMITTED, value });
+                }
+                Op::Committed { value: None } => {
+                    batch.push(Change::RemoveValue { name: COMMITTED });
                 }
             }
-            open.db.write_opt(batch, &synced(sync)).map_err(io::Error::other)
-        })
+        }
+        self.database.with(|open| open.write(&batch, sync))
     }
 
     fn written(&mut self, sequence: u64) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).tail.written(sequence);
     }
-}
-
-/// The key behind that of `index`. No log comes near the end of the range.
-fn after(index: u64) -> [u8; 8] {
-    index.saturating_add(1).to_be_bytes()
 }
 
 fn encode_id(id: LogId) -> Vec<u8> {

@@ -13,13 +13,15 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::type_config::TypeConfigExt;
 use tempfile::TempDir;
 
-use super::{Database, Founding, LogStore};
+use super::{Database, Founding, LogStore, RocksStorage};
 use crate::apply::Machine;
 use crate::config::{Command, Entry, LeaderId, LogId, Payload, TypeConfig, Vote};
 use crate::error::Error;
 use crate::machine::{SnapshotWriter, StateMachine};
+use crate::node::Space;
 use crate::options::Identity;
 use crate::snapshot::Shelf;
+use crate::storage::{Blocking, Change};
 
 struct Nothing;
 
@@ -43,13 +45,13 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError<TypeConfig>> {
         let dir = TempDir::new().unwrap();
         let log = open(&dir.path().join("log")).unwrap();
-        let shelf = Shelf::open(&dir.path().join("snapshot"), [7; 16]).unwrap();
-        Ok((dir, log, Machine::new(Box::new(Nothing), Arc::new(shelf))))
+        let shelf = Shelf::open(&dir.path().join("snapshot"), [7; 16], Blocking::Threads).unwrap();
+        Ok((dir, log, Machine::new(Box::new(Nothing), Arc::new(shelf), Space::of(".".into()))))
     }
 }
 
 fn open(dir: &Path) -> Result<LogStore, Error> {
-    LogStore::open(Arc::new(Database::open(dir)?))
+    LogStore::open(Arc::new(Database::open(&RocksStorage, dir)?), None)
 }
 
 fn id(term: u64, index: u64) -> LogId {
@@ -153,24 +155,49 @@ async fn a_truncated_entry_is_never_read_again() {
 fn the_identity_can_be_read_while_the_log_is_open() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("log");
-    assert_eq!(Database::peek_identity(&path).unwrap(), None);
-    let database = Database::open(&path).unwrap();
-    assert_eq!(Database::peek_identity(&path).unwrap(), None);
+    assert_eq!(Database::peek_identity(&RocksStorage, &path).unwrap(), None);
+    let database = Database::open(&RocksStorage, &path).unwrap();
+    assert_eq!(Database::peek_identity(&RocksStorage, &path).unwrap(), None);
     assert!(database.is_pristine().unwrap());
-    let identity = Identity { cluster: [9; 16], node: 5 };
+    let identity = Identity::first([9; 16], 5);
     database.set_identity(identity, Founding::Join).unwrap();
     assert!(!database.is_pristine().unwrap());
-    assert_eq!(Database::peek_identity(&path).unwrap(), Some(identity));
+    assert_eq!(Database::peek_identity(&RocksStorage, &path).unwrap(), Some(identity));
     assert_eq!(database.identity().unwrap(), Some((identity, Founding::Join)));
+}
+
+#[test]
+fn a_log_of_a_later_format_is_refused_with_its_number() {
+    let dir = TempDir::new().unwrap();
+    let database = Database::open(&RocksStorage, dir.path()).unwrap();
+    let later = Change::PutValue { name: "format", value: &2u32.to_le_bytes() };
+    database.with(|open| open.write(&[later], true)).unwrap();
+    database.close();
+    let refused = Database::open(&RocksStorage, dir.path()).err().expect("a refusal").to_string();
+    assert!(refused.contains("has format 2, this program knows 1"), "{refused}");
+    let peeked = Database::peek_identity(&RocksStorage, dir.path()).unwrap_err().to_string();
+    assert_eq!(peeked, refused);
+}
+
+#[test]
+fn an_identity_from_before_there_were_generations_is_that_of_the_first_group() {
+    let dir = TempDir::new().unwrap();
+    let database = Database::open(&RocksStorage, dir.path()).unwrap();
+    // Cluster 0707…, node 5, as it was written.
+    let old = [&[0x0a, 16][..], &[7; 16], &[0x10, 5]].concat();
+    let old = Change::PutValue { name: "identity", value: &old };
+    database.with(|open| open.write(&[old], true)).unwrap();
+    let (identity, _) = database.identity().unwrap().unwrap();
+    assert_eq!(identity, Identity::first([7; 16], 5));
 }
 
 #[test]
 fn a_folder_in_use_is_refused() {
     let dir = TempDir::new().unwrap();
-    let first = Database::open(dir.path()).unwrap();
-    assert!(matches!(Database::open(dir.path()), Err(Error::Log { .. })));
+    let first = Database::open(&RocksStorage, dir.path()).unwrap();
+    assert!(matches!(Database::open(&RocksStorage, dir.path()), Err(Error::Log { .. })));
     first.close();
-    Database::open(dir.path()).unwrap();
+    Database::open(&RocksStorage, dir.path()).unwrap();
 }
 
 /// A log of 100 entries in RocksDB's write-ahead file, whose path it returns.

@@ -1,5 +1,5 @@
 //! The one thread that writes to the log: takes what has queued up, writes it as one batch with
-//! one sync, and answers in order.
+//! one sync, and answers in order. (In a simulation it is a task, which takes simulated time.)
 //!
 //! The first error is final: every later operation gets the same answer without touching the
 //! disk. After a failed sync the kernel may drop the dirty pages, so that a second one succeeds
@@ -9,12 +9,15 @@ use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use openraft::storage::IOFlushed;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::config::TypeConfig;
+use crate::storage::Pace;
 
 /// Bytes after which a batch takes no further operations.
 const BATCH_SIZE: usize = 4 << 20;
@@ -106,15 +109,20 @@ impl Health {
     }
 
     pub(crate) fn set_busy(&self, busy: bool) {
-        #[expect(clippy::disallowed_methods, reason = "the driver of the disk times its writes")]
         let since = busy.then(Instant::now);
         *self.busy_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
     }
 }
 
+/// The way to the thread or the task.
+enum Queue {
+    Thread(Sender<Op>),
+    Task(UnboundedSender<Op>),
+}
+
 /// The handle on the thread.
 pub(super) struct Writer {
-    queue: Mutex<Option<Sender<Op>>>,
+    queue: Mutex<Option<Queue>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     health: Arc<Health>,
 }
@@ -129,8 +137,16 @@ impl Writer {
                 .name("raft-log".to_owned())
                 .spawn(move || run(&ops, sink, &health))?
         };
-        let queue = Mutex::new(Some(queue));
+        let queue = Mutex::new(Some(Queue::Thread(queue)));
         Ok(Self { queue, thread: Mutex::new(Some(thread)), health })
+    }
+
+    /// As [`start`](Self::start), with a task of the present runtime in place of the thread.
+    pub(super) fn simulate(sink: impl Sink, pace: Arc<dyn Pace>) -> Self {
+        let (queue, ops) = unbounded_channel();
+        let health = Arc::new(Health::default());
+        tokio::spawn(run_simulated(ops, sink, health.clone(), pace));
+        Self { queue: Mutex::new(Some(Queue::Task(queue))), thread: Mutex::new(None), health }
     }
 
     pub(super) fn health(&self) -> &Arc<Health> {
@@ -144,10 +160,13 @@ impl Writer {
         self.health.check()?;
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let stopped = || io::Error::other("the log is closed");
-        queue.as_ref().ok_or_else(stopped)?.send(op).map_err(|_| stopped())
+        match queue.as_ref().ok_or_else(stopped)? {
+            Queue::Thread(queue) => queue.send(op).map_err(|_| stopped()),
+            Queue::Task(queue) => queue.send(op).map_err(|_| stopped()),
+        }
     }
 
-    /// Ends the thread after what is queued.
+    /// Ends the thread after what is queued. (A task ends later, and finds the log closed.)
     pub(super) fn stop(&self) {
         drop(self.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -178,16 +197,48 @@ fn run(ops: &Receiver<Op>, mut sink: impl Sink, health: &Health) {
     }
 }
 
-fn commit(batch: Vec<Op>, sink: &mut impl Sink, health: &Health) {
-    if health.check().is_ok() {
-        health.set_busy(true);
-        let result = sink.write(&batch, batch.iter().any(Op::needs_sync));
-        health.set_busy(false);
-        if let Err(err) = result {
-            tracing::error!(error = %err, "writing the Raft log failed; it takes no more writes");
-            health.failure.get_or_init(|| (err.kind(), err.to_string()));
+async fn run_simulated(
+    mut ops: UnboundedReceiver<Op>,
+    mut sink: impl Sink,
+    health: Arc<Health>,
+    pace: Arc<dyn Pace>,
+) {
+    while let Some(first) = ops.recv().await {
+        let mut size = first.size();
+        let mut batch = vec![first];
+        while size < BATCH_SIZE {
+            let Ok(op) = ops.try_recv() else { break };
+            size += op.size();
+            batch.push(op);
         }
+        health.set_busy(true);
+        pace.before_write(size).await;
+        write(&batch, &mut sink, &health);
+        pace.after_write().await;
+        health.set_busy(false);
+        finish(batch, &mut sink, &health);
     }
+}
+
+fn commit(batch: Vec<Op>, sink: &mut impl Sink, health: &Health) {
+    health.set_busy(true);
+    write(&batch, sink, health);
+    health.set_busy(false);
+    finish(batch, sink, health);
+}
+
+/// Writes a batch, unless an earlier one failed; notes whether it did.
+fn write(batch: &[Op], sink: &mut impl Sink, health: &Health) {
+    if health.check().is_ok()
+        && let Err(err) = sink.write(batch, batch.iter().any(Op::needs_sync))
+    {
+        tracing::error!(error = %err, "writing the Raft log failed; it takes no more writes");
+        health.failure.get_or_init(|| (err.kind(), err.to_string()));
+    }
+}
+
+/// Answers a batch that was written, or was not.
+fn finish(batch: Vec<Op>, sink: &mut impl Sink, health: &Health) {
     for op in batch {
         let result = health.check();
         if let (Op::Append { sequence, .. }, Ok(())) = (&op, &result) {

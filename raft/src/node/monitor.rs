@@ -114,6 +114,7 @@ async fn stall(raft: &Raft, health: &Health, limits: DiskLimits) -> Duration {
 }
 
 #[cfg(test)]
+#[cfg(feature = "rocksdb")]
 mod tests {
     use super::super::tests::three;
     use super::*;

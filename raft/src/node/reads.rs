@@ -18,7 +18,7 @@ use crate::transport::{Channels, read_index};
 const QUEUE: usize = 4096;
 /// How long one attempt may take before the leader is looked up again.
 const ATTEMPT: Duration = Duration::from_secs(2);
-/// Pause before another attempt, unless openraft reports a change earlier.
+/// Pause before another attempt, unless another leader is known earlier.
 const RETRY: Duration = Duration::from_millis(50);
 
 struct Waiter {
@@ -85,7 +85,7 @@ async fn confirm(raft: &Raft, channels: &Channels, deadline: Instant) -> Result<
         if left.is_zero() {
             return Err(ReadError::Unavailable { leader: known_leader(raft) });
         }
-        metrics.now();
+        let leader = metrics.now().current_leader;
         if let Some(index) = ask(raft, channels, left.min(ATTEMPT)).await? {
             let applied =
                 metrics.wait_for(|now| now.last_applied.is_some_and(|id| id.index >= index));
@@ -95,9 +95,10 @@ async fn confirm(raft: &Raft, channels: &Channels, deadline: Instant) -> Result<
                 Err(_) => Err(ReadError::Unavailable { leader: known_leader(raft) }),
             };
         }
-        // A change of leader, most likely, is what makes the next attempt succeed.
-        let changed = tokio::time::timeout(left.min(RETRY), metrics.next()).await;
-        if matches!(changed, Ok(None)) {
+        // A change of leader, most likely, is what makes the next attempt succeed. (Any change of
+        // the metrics would not do: the attempt itself makes one, and so they would never pause.)
+        let changed = metrics.wait_for(|now| now.current_leader != leader);
+        if matches!(tokio::time::timeout(left.min(RETRY), changed).await, Ok(None)) {
             return Err(ReadError::Stopped);
         }
     }

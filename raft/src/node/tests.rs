@@ -1,5 +1,7 @@
 //! Real nodes in one process, over gRPC on loopback.
 
+mod concurrent;
+
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,15 +19,15 @@ use crate::machine::{SnapshotWriter, StateMachine};
 use crate::options::{Identity, Options, Timing};
 use crate::status::{Role, Status};
 
-const CLUSTER: [u8; 16] = [7; 16];
-const SOON: Duration = Duration::from_secs(30);
+pub(super) const CLUSTER: [u8; 16] = [7; 16];
+pub(super) const SOON: Duration = Duration::from_secs(30);
 
 /// Appends every command to a list, which the test can look at, and answers its new length.
 #[derive(Clone, Default)]
-struct List(Arc<Mutex<Vec<String>>>);
+pub(super) struct List(Arc<Mutex<Vec<String>>>);
 
 impl List {
-    fn lines(&self) -> Vec<String> {
+    pub(super) fn lines(&self) -> Vec<String> {
         self.0.lock().unwrap().clone()
     }
 }
@@ -55,14 +57,14 @@ impl StateMachine for List {
 /// One node with its server and its folder, which outlives it.
 pub(super) struct Member {
     pub(super) node: RaftNode,
-    list: List,
+    pub(super) list: List,
     dir: Arc<TempDir>,
-    address: String,
+    pub(super) address: String,
     stop: oneshot::Sender<()>,
     server: JoinHandle<()>,
 }
 
-fn options(dir: &TempDir, address: &str, snapshot_after: u64) -> Options {
+pub(super) fn options(dir: &TempDir, address: &str, snapshot_after: u64) -> Options {
     Options {
         timing: Timing { heartbeat_ms: 50, election_min_ms: 300, election_max_ms: 500 },
         snapshot_after,
@@ -71,18 +73,19 @@ fn options(dir: &TempDir, address: &str, snapshot_after: u64) -> Options {
     }
 }
 
-enum How {
+pub(super) enum How {
     Bootstrap,
     Join(u64),
+    JoinAs(Identity),
     Open,
 }
 
 impl Member {
-    async fn start(how: How, snapshot_after: u64) -> Result<Self, Error> {
+    pub(super) async fn start(how: How, snapshot_after: u64) -> Result<Self, Error> {
         Self::start_in(how, snapshot_after, Arc::new(TempDir::new().unwrap()), "127.0.0.1:0").await
     }
 
-    async fn start_in(
+    pub(super) async fn start_in(
         how: How,
         snapshot_after: u64,
         dir: Arc<TempDir>,
@@ -95,9 +98,8 @@ impl Member {
         let app = list.clone();
         let node = match how {
             How::Bootstrap => RaftNode::bootstrap(options, CLUSTER, app).await?,
-            How::Join(node) => {
-                RaftNode::join(options, Identity { cluster: CLUSTER, node }, app).await?
-            }
+            How::Join(node) => RaftNode::join(options, Identity::first(CLUSTER, node), app).await?,
+            How::JoinAs(identity) => RaftNode::join(options, identity, app).await?,
             How::Open => RaftNode::open(options, app).await?,
         };
         let (stop, stopped) = oneshot::channel::<()>();
@@ -112,7 +114,7 @@ impl Member {
         Ok(Self { node, list, dir, address, stop, server })
     }
 
-    async fn write(&self, line: &str) -> Result<Vec<u8>, WriteError> {
+    pub(super) async fn write(&self, line: &str) -> Result<Vec<u8>, WriteError> {
         self.node.write(line.to_owned(), SOON).await
     }
 
@@ -126,7 +128,7 @@ impl Member {
         }
     }
 
-    async fn leads(&self) {
+    pub(super) async fn leads(&self) {
         let mut leadership = self.node.leadership();
         let leads = tokio::time::timeout(SOON, leadership.wait_for(|now| now.is_self)).await;
         assert!(leads.is_ok(), "it does not lead: {:#?}", self.node.status());
@@ -170,8 +172,8 @@ async fn a_group_of_one_survives_a_restart() {
     assert_eq!(status.members[0].role, Role::Voter);
     assert_eq!(status.quorum_acked_ms, Some(0));
     let (dir, address) = first.stop().await;
-    let identity = Identity { cluster: CLUSTER, node: 1 };
-    assert_eq!(RaftNode::identity_of(dir.path()).unwrap(), Some(identity));
+    let identity = Identity::first(CLUSTER, 1);
+    assert_eq!(RaftNode::identity_of(&crate::RocksStorage, dir.path()).unwrap(), Some(identity));
 
     let again = Member::start_in(How::Open, 1000, dir, &address).await.unwrap();
     again.node.linearize(SOON).await.unwrap();
@@ -321,13 +323,21 @@ async fn messages_for_another_group_or_node_are_refused() {
     let first = Member::start(How::Bootstrap, 1000).await.unwrap();
     let voted = first.node.status().term;
     for (cluster, target) in [([8; 16], 1), (CLUSTER, 2)] {
-        let from = Identity { cluster, node: 9 };
-        let channels = crate::transport::Channels::new(from);
+        let from = Identity::first(cluster, 9);
+        let channels = crate::transport::Channels::new(
+            from,
+            crate::Dial::default(),
+            crate::storage::Blocking::Threads,
+        );
         let found = crate::transport::read_index(&channels, target, &first.address, SOON).await;
         assert_eq!(found, None);
     }
-    let from = Identity { cluster: CLUSTER, node: 9 };
-    let channels = crate::transport::Channels::new(from);
+    let from = Identity::first(CLUSTER, 9);
+    let channels = crate::transport::Channels::new(
+        from,
+        crate::Dial::default(),
+        crate::storage::Blocking::Threads,
+    );
     let found = crate::transport::read_index(&channels, 1, &first.address, SOON).await;
     assert!(found.is_some(), "the same question, rightly addressed");
 
@@ -350,7 +360,7 @@ async fn messages_for_another_group_or_node_are_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn folders_are_used_for_what_they_hold() {
     let dir = Arc::new(TempDir::new().unwrap());
-    assert_eq!(RaftNode::identity_of(dir.path()).unwrap(), None);
+    assert_eq!(RaftNode::identity_of(&crate::RocksStorage, dir.path()).unwrap(), None);
     let none = Member::start_in(How::Open, 1000, dir.clone(), "127.0.0.1:0").await.err();
     assert!(matches!(none, Some(Error::NotInitialized { .. })), "{none:?}");
 
@@ -369,8 +379,9 @@ async fn folders_are_used_for_what_they_hold() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bootstrap_that_was_interrupted_is_completed() {
     let dir = Arc::new(TempDir::new().unwrap());
-    let database = crate::log::Database::open(&super::log_dir(dir.path())).unwrap();
-    let identity = Identity { cluster: CLUSTER, node: 1 };
+    let database =
+        crate::log::Database::open(&crate::RocksStorage, &super::log_dir(dir.path())).unwrap();
+    let identity = Identity::first(CLUSTER, 1);
     database.set_identity(identity, crate::log::Founding::Bootstrap).unwrap();
     database.close();
     let first = Member::start_in(How::Open, 1000, dir, "127.0.0.1:0").await.unwrap();

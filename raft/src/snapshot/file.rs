@@ -25,15 +25,15 @@ pub(crate) struct SnapshotFile {
     pub(crate) draft: Option<super::Draft>,
 }
 
-/// Writes a snapshot of group `cluster` to `file`, without syncing it.
+/// Writes a snapshot of `group` to `file`, without syncing it.
 pub(super) fn write(
     file: &File,
-    cluster: [u8; 16],
+    group: [u8; 16],
     meta: &SnapshotMeta,
     body: SnapshotWriter,
 ) -> io::Result<()> {
     let header = proto::SnapshotHeader {
-        cluster: cluster.to_vec().into(),
+        group: group.to_vec().into(),
         last: meta.last_log_id.map(Into::into),
         membership_id: (*meta.last_membership.log_id()).map(Into::into),
         membership: Some(meta.last_membership.membership().into()),
@@ -58,12 +58,12 @@ pub(super) fn write(
 }
 
 /// Reads the whole file and checks every byte of it; returns what it is a snapshot of.
-pub(crate) fn read_meta(file: &File, cluster: [u8; 16]) -> Result<SnapshotMeta, SnapshotError> {
+pub(crate) fn read_meta(file: &File, group: [u8; 16]) -> Result<SnapshotMeta, SnapshotError> {
     let header = check(file)?;
     let header: proto::SnapshotHeader =
         wire::decode(header.as_slice()).map_err(|source| SnapshotError::Header { source })?;
-    if header.cluster.as_ref() != cluster {
-        return Err(SnapshotError::Cluster);
+    if header.group.as_ref() != group {
+        return Err(SnapshotError::Group);
     }
     let decoded = || -> Result<SnapshotMeta, DecodeError> {
         let last_membership = stored_membership(header.membership_id, header.membership)?;

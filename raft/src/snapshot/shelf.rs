@@ -5,11 +5,13 @@ use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::file::{self, SnapshotFile};
-use crate::config::SnapshotMeta;
+use crate::config::{LogId, SnapshotMeta};
 use crate::error::{Error, SnapshotError};
 use crate::machine::SnapshotWriter;
+use crate::storage::Blocking;
 
 const COMPLETE: &str = "snapshot";
 const DRAFT: &str = "tmp";
@@ -17,9 +19,10 @@ const DRAFT: &str = "tmp";
 /// The snapshots of one node. At most one is current; it only ever moves forward.
 pub(crate) struct Shelf {
     dir: PathBuf,
-    cluster: [u8; 16],
+    group: [u8; 16],
     current: Mutex<Option<Current>>,
     drafts: AtomicU64,
+    blocking: Blocking,
 }
 
 struct Current {
@@ -47,7 +50,7 @@ impl Drop for Draft {
 
 impl Shelf {
     /// Opens the folder, removes what a crash left and checks the newest snapshot completely.
-    pub(crate) fn open(dir: &Path, cluster: [u8; 16]) -> Result<Self, Error> {
+    pub(crate) fn open(dir: &Path, group: [u8; 16], blocking: Blocking) -> Result<Self, Error> {
         let io_error = |source| Error::Io { path: dir.to_owned(), source };
         fs::create_dir_all(dir).map_err(io_error)?;
         if let Some(parent) = dir.parent() {
@@ -60,14 +63,20 @@ impl Shelf {
             let corrupt = |source| Error::SnapshotCorrupt { path: newest.clone(), source };
             let file =
                 File::open(newest).map_err(|source| corrupt(SnapshotError::Read { source }))?;
-            let meta = file::read_meta(&file, cluster).map_err(corrupt)?;
+            let meta = file::read_meta(&file, group).map_err(corrupt)?;
             for path in older {
                 fs::remove_file(path).map_err(io_error)?;
             }
             current = Some(Current { meta, path: newest.clone() });
         }
         let current = Mutex::new(current);
-        Ok(Self { dir: dir.to_owned(), cluster, current, drafts: AtomicU64::new(0) })
+        let drafts = AtomicU64::new(0);
+        Ok(Self { dir: dir.to_owned(), group, current, drafts, blocking })
+    }
+
+    /// Where work on its files goes.
+    pub(crate) fn blocking(&self) -> Blocking {
+        self.blocking
     }
 
     /// Whether `dir` has no snapshot.
@@ -77,10 +86,21 @@ impl Shelf {
         })
     }
 
-    /// Index of the last entry in the current snapshot.
+    /// The last entry in the current snapshot.
+    pub(crate) fn last(&self) -> Option<LogId> {
+        self.current().as_ref().and_then(|current| current.meta.last_log_id)
+    }
+
+    /// Its index.
     pub(crate) fn last_index(&self) -> Option<u64> {
-        let current = self.current();
-        current.as_ref().and_then(|current| Some(current.meta.last_log_id?.index))
+        self.last().map(|id| id.index)
+    }
+
+    /// How long ago the current snapshot was written.
+    pub(crate) fn age(&self) -> Option<Duration> {
+        let written = fs::metadata(&self.current().as_ref()?.path).ok()?.modified().ok()?;
+        // A clock that was put back makes it new.
+        Some(written.elapsed().unwrap_or_default())
     }
 
     /// The current snapshot, opened: it stays readable when a newer one takes its place.
@@ -103,7 +123,7 @@ impl Shelf {
     /// Writes a snapshot and makes it the current one, unless a newer one is there already.
     pub(crate) fn write(&self, meta: &SnapshotMeta, body: SnapshotWriter) -> io::Result<()> {
         let (file, draft) = self.draft()?;
-        file::write(&file, self.cluster, meta, body)?;
+        file::write(&file, self.group, meta, body)?;
         self.publish(meta, &file, draft)
     }
 

@@ -23,7 +23,7 @@ fn meta(index: u64) -> SnapshotMeta {
 }
 
 fn shelf(dir: &TempDir) -> Result<Shelf, Error> {
-    Shelf::open(dir.path(), CLUSTER)
+    Shelf::open(dir.path(), CLUSTER, crate::storage::Blocking::Threads)
 }
 
 fn write(shelf: &Shelf, index: u64, body: &'static [u8]) {
@@ -106,7 +106,7 @@ fn a_snapshot_of_another_group_is_refused() {
     let dir = TempDir::new().unwrap();
     write(&shelf(&dir).unwrap(), 42, b"state");
     let file = File::open(files(&dir).remove(0)).unwrap();
-    assert!(matches!(super::read_meta(&file, [8; 16]), Err(SnapshotError::Cluster)));
+    assert!(matches!(super::read_meta(&file, [8; 16]), Err(SnapshotError::Group)));
 }
 
 #[test]

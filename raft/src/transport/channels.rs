@@ -1,13 +1,16 @@
 //! The connections to the other members: made once, kept, repaired by tonic when they break.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tonic::transport::{Channel, Endpoint};
 
 use crate::config::MESSAGE_SIZE_MAX;
+use crate::dial::Dial;
 use crate::options::Identity;
+use crate::storage::Blocking;
 use crate::wire::proto::raft_client::RaftClient;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -29,12 +32,25 @@ type Open = BTreeMap<(u64, Lane), (String, Channel)>;
 #[derive(Clone)]
 pub(crate) struct Channels {
     pub(super) from: Identity,
+    pub(super) blocking: Blocking,
+    dial: Dial,
     open: Arc<Mutex<Open>>,
+    refused: Arc<AtomicBool>,
 }
 
 impl Channels {
-    pub(crate) fn new(from: Identity) -> Self {
-        Self { from, open: Arc::default() }
+    pub(crate) fn new(from: Identity, dial: Dial, blocking: Blocking) -> Self {
+        Self { from, blocking, dial, open: Arc::default(), refused: Arc::default() }
+    }
+
+    /// Notes that a message was refused as not meant for who got it.
+    pub(super) fn note_refused(&self) {
+        self.refused.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that happened since this was asked last.
+    pub(crate) fn take_refused(&self) -> bool {
+        self.refused.swap(false, Ordering::Relaxed)
     }
 
     /// A client of `node` at `address`. `None` if the address can be none of gRPC.
@@ -48,7 +64,7 @@ impl Channels {
         let channel = match open.get(&(node, lane)) {
             Some((at, channel)) if at == address => channel.clone(),
             _ => {
-                let channel = connect(address)?;
+                let channel = self.dial.connect(endpoint(address)?);
                 open.insert((node, lane), (address.to_owned(), channel.clone()));
                 channel
             }
@@ -60,15 +76,14 @@ impl Channels {
     }
 }
 
-/// Connects at the first request, and again when the connection is lost.
-fn connect(address: &str) -> Option<Channel> {
+/// Is connected at the first request, and again when the connection is lost.
+fn endpoint(address: &str) -> Option<Endpoint> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
-    let channel = endpoint
+    let endpoint = endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .connect_lazy();
-    Some(channel)
+        .keep_alive_while_idle(true);
+    Some(endpoint)
 }

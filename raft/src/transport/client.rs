@@ -1,7 +1,7 @@
 //! openraft's network: requests to one other member, each with a deadline.
 
 use std::future::Future;
-use std::io;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,7 +18,6 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{BasicNode, OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
-use tokio::io::AsyncReadExt;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
@@ -27,6 +26,7 @@ use super::envelope;
 use crate::config::{LogId, TypeConfig};
 use crate::error::DecodeError;
 use crate::snapshot::SnapshotFile;
+use crate::storage::Blocking;
 use crate::wire::proto::raft_client::RaftClient;
 use crate::wire::{proto, required};
 
@@ -102,6 +102,9 @@ impl Network {
     /// that answers nonsense is asked again.
     fn failed(&self, status: &Status) -> RpcError {
         let text = format!("node {} at {}: {}", self.target, self.address, status.message());
+        if status.code() == Code::FailedPrecondition {
+            self.channels.note_refused();
+        }
         match status.code() {
             Code::Internal | Code::DataLoss | Code::InvalidArgument => {
                 RPCError::Network(NetworkError::from_string(text))
@@ -150,7 +153,8 @@ impl Network {
         let sent = Arc::new(AtomicU64::new(0));
         let mut client = self.client()?;
         // tonic reads the stream while it waits for the reply, which comes after the last chunk.
-        let reply = client.snapshot(chunks(start, file, sent.clone()));
+        let chunks = chunks(start, file, sent.clone(), self.channels.blocking);
+        let reply = client.snapshot(chunks);
         tokio::pin!(reply, cancel);
         let mut sent_before = 0;
         loop {
@@ -179,25 +183,34 @@ fn chunks(
     start: proto::snapshot_chunk::Start,
     file: std::fs::File,
     sent: Arc<AtomicU64>,
+    blocking: Blocking,
 ) -> impl Stream<Item = proto::SnapshotChunk> + Send + 'static {
     use proto::snapshot_chunk::Part;
     async_stream::stream! {
         yield proto::SnapshotChunk { part: Some(Part::Start(start)) };
-        let mut file = tokio::fs::File::from_std(file);
+        let file = Arc::new(file);
         loop {
-            let mut chunk = Vec::with_capacity(CHUNK_SIZE);
-            match (&mut file).take(CHUNK_SIZE as u64).read_to_end(&mut chunk).await {
-                Ok(0) => return,
-                Ok(_) => {}
-                Err(err) => {
+            let from = Arc::clone(&file);
+            let chunk = match blocking.run(move || read_chunk(&from)).await {
+                Ok(Ok(chunk)) if chunk.is_empty() => return,
+                Ok(Ok(chunk)) => chunk,
+                Ok(Err(err)) => {
                     tracing::error!(error = %err, "cannot read the snapshot that is being sent");
                     return;
                 }
-            }
+                // The runtime ends.
+                Err(_) => return,
+            };
             sent.fetch_add(1, Ordering::Relaxed);
             yield proto::SnapshotChunk { part: Some(Part::Data(Bytes::from(chunk))) };
         }
     }
+}
+
+fn read_chunk(file: &std::fs::File) -> io::Result<Vec<u8>> {
+    let mut chunk = Vec::with_capacity(CHUNK_SIZE);
+    file.take(CHUNK_SIZE as u64).read_to_end(&mut chunk)?;
+    Ok(chunk)
 }
 
 fn unsendable(err: &io::Error) -> StreamingError<TypeConfig> {

@@ -1,6 +1,7 @@
 //! Answers the requests of the other members.
 
 use std::convert::Infallible;
+use std::io::Write;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -12,7 +13,6 @@ use openraft::raft::{
 };
 use openraft::storage::Snapshot;
 use openraft::{LinearizerOption, ReadPolicy};
-use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
 use tonic::codegen::{BoxFuture, http};
 use tonic::server::NamedService;
@@ -21,6 +21,7 @@ use tonic::{Request, Response, Status, Streaming, async_trait};
 use super::admit;
 use crate::config::{Entry, LogId, MESSAGE_SIZE_MAX, Raft, SnapshotMeta, TypeConfig, Vote};
 use crate::error::DecodeError;
+use crate::node::Space;
 use crate::options::Identity;
 use crate::snapshot::{Draft, Shelf, SnapshotFile, read_meta};
 use crate::wire::proto::raft_server::{Raft as Service, RaftServer};
@@ -66,6 +67,7 @@ pub(crate) struct Receiver {
     identity: Identity,
     raft: Raft,
     shelf: Arc<Shelf>,
+    space: Arc<Space>,
     snapshot_size_max: u64,
     // One snapshot at a time: each may be as large as the disk has room for.
     receiving: Semaphore,
@@ -76,9 +78,10 @@ impl Receiver {
         identity: Identity,
         raft: Raft,
         shelf: Arc<Shelf>,
+        space: Arc<Space>,
         snapshot_size_max: u64,
     ) -> Self {
-        Self { identity, raft, shelf, snapshot_size_max, receiving: Semaphore::new(1) }
+        Self { identity, raft, shelf, space, snapshot_size_max, receiving: Semaphore::new(1) }
     }
 
     fn vote_request(&self, request: proto::VoteRequest) -> Result<VoteRequest<TypeConfig>, Status> {
@@ -105,7 +108,7 @@ impl Receiver {
             return Err(Status::resource_exhausted(text));
         }
         let (file, draft) = self.shelf.draft().map_err(|err| broken(&err))?;
-        let mut file = tokio::fs::File::from_std(file);
+        let file = Arc::new(file);
         let mut missing = size;
         while missing > 0 {
             let Some(proto::snapshot_chunk::Part::Data(data)) = next(stream).await? else {
@@ -116,17 +119,22 @@ impl Receiver {
             missing = missing
                 .checked_sub(data.len() as u64)
                 .ok_or_else(|| Status::invalid_argument("more bytes than announced"))?;
-            file.write_all(&data).await.map_err(|err| broken(&err))?;
+            let to = Arc::clone(&file);
+            let write = move || (&*to).write_all(&data);
+            let written = self.shelf.blocking().run(write).await.map_err(|err| broken(&err))?;
+            written.map_err(|err| broken(&err))?;
         }
-        file.flush().await.map_err(|err| broken(&err))?;
-        Ok((file.into_std().await, draft))
+        let file = Arc::into_inner(file).ok_or_else(|| Status::internal("the file is in use"))?;
+        Ok((file, draft))
     }
 
     /// Checks every byte of a received file.
     async fn check(&self, file: std::fs::File) -> Result<(std::fs::File, SnapshotMeta), Status> {
-        let cluster = self.identity.cluster;
-        let read = move || read_meta(&file, cluster).map(|meta| (file, meta));
-        let (file, meta) = tokio::task::spawn_blocking(read)
+        let group = self.identity.group;
+        let read = move || read_meta(&file, group).map(|meta| (file, meta));
+        let blocking = self.shelf.blocking();
+        let (file, meta) = blocking
+            .run(read)
             .await
             .map_err(|err| broken(&err))?
             .map_err(|err| Status::data_loss(format!("the snapshot arrived damaged: {err}")))?;
@@ -208,6 +216,10 @@ impl Service for Receiver {
         let request = request.into_inner();
         admit(self.identity, request.envelope.as_ref())?;
         let request = append_request(request)?;
+        // Heartbeats pass, so the leader stays known and nobody campaigns.
+        if !request.entries.is_empty() && self.space.is_low() {
+            return Err(Status::resource_exhausted("the disk of the log is full"));
+        }
         let reply = self.raft.append_entries(request).await.map_err(|err| broken(&err))?;
         let outcome = match reply {
             AppendEntriesResponse::Success => Outcome::Success(Success {}),

@@ -51,7 +51,7 @@ impl Target {
         let address = listener.local_addr().unwrap().to_string();
         let mut options = Options::new(dir.path(), &address);
         options.snapshot_size_max = 1000;
-        let identity = Identity { cluster: CLUSTER, node: 2 };
+        let identity = Identity::first(CLUSTER, 2);
         let node = RaftNode::join(options, identity, Nothing).await.unwrap();
         let router = tonic::transport::Server::builder().add_service(node.transport());
         tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
@@ -85,7 +85,7 @@ fn refusal<T: std::fmt::Debug>(reply: Result<T, Status>) -> String {
 }
 
 fn to_node_2() -> Option<Envelope> {
-    Some(Envelope { cluster: CLUSTER.to_vec().into(), source: 1, target: 2 })
+    Some(Envelope { group: CLUSTER.to_vec().into(), source: 1, target: 2 })
 }
 
 fn append() -> proto::AppendRequest {
@@ -120,7 +120,7 @@ async fn appends() {
             expect!["InvalidArgument: no envelope"],
         )
         .await;
-    let elsewhere = Envelope { cluster: vec![8; 16].into(), source: 1, target: 2 };
+    let elsewhere = Envelope { group: vec![8; 16].into(), source: 1, target: 2 };
     let request = proto::AppendRequest { envelope: Some(elsewhere), ..append() };
     target.append(request, expect!["FailedPrecondition: this node belongs to another group"]).await;
     let other = Envelope { target: 3, ..to_node_2().unwrap() };
@@ -191,8 +191,9 @@ async fn snapshots() {
 
 #[tokio::test]
 async fn nobody_answers_at_an_address_that_is_none() {
-    let from = Identity { cluster: CLUSTER, node: 1 };
-    let channels = super::Channels::new(from);
+    let from = Identity::first(CLUSTER, 1);
+    let channels =
+        super::Channels::new(from, crate::Dial::default(), crate::storage::Blocking::Threads);
     let patience = Duration::from_secs(5);
     for address in ["", "no port", "127.0.0.1:1"] {
         assert_eq!(super::read_index(&channels, 2, address, patience).await, None);

@@ -22,7 +22,7 @@ impl User {
         let Tracked { name, history, .. } = &self.volume;
         let Some(present) = self.cluster.present(&self.volume).await else { return };
         let force = self.chance.happens(700_000);
-        let command = Command::DeleteVolume { name: present.name, force };
+        let command = Command::DeleteVolume { volume: present.id, force };
         let roof = *self.chance.pick(&[20, 3000, 60_000]);
         history.deleting();
         let deleting = client.execute_until_answered(command);

@@ -165,6 +165,20 @@ fn unavailable() -> Error {
 }
 
 impl Endpoint {
+    /// All there is of `kinds`, at one revision.
+    async fn list(&self, kinds: Vec<EventKind>) -> Result<(Vec<Answer>, Revision), Error> {
+        self.go().await?;
+        let mut items = self.hub.service.list_and_watch(kinds);
+        let mut listed: Vec<Answer> = Vec::new();
+        // What there is comes at once, and behind it a progress mark.
+        while let Some(WatchItem::Listed(answer)) = items.next().await.transpose()? {
+            listed.push(answer);
+        }
+        self.come_back().await?;
+        let revision = listed.first().map_or(Revision(0), Answer::revision);
+        Ok((listed, revision))
+    }
+
     /// One attempt at a command. The copies of one command share `answer`: the service carries it
     /// out once, and gives later copies the same answer.
     async fn attempt(&self, command: Command, answer: &Arc<Once>) -> Result<Applied, Error> {
@@ -258,6 +272,27 @@ impl MetadataService for Endpoint {
             Some((item, (!is_over).then_some(watch)))
         })
         .boxed()
+    }
+
+    fn list_and_watch(
+        &self,
+        kinds: Vec<EventKind>,
+    ) -> BoxStream<'static, Result<WatchItem, Error>> {
+        let there = Self {
+            hub: Arc::clone(&self.hub),
+            process: Arc::clone(&self.process),
+            chance: Chance::new(self.chance.draw(), "list"),
+        };
+        let listed = async move {
+            match there.list(kinds.clone()).await {
+                Ok((listed, revision)) => {
+                    let listed = listed.into_iter().map(|answer| Ok(WatchItem::Listed(answer)));
+                    stream::iter(listed).chain(there.watch(revision, kinds)).boxed()
+                }
+                Err(error) => stream::iter([Err(error)]).boxed(),
+            }
+        };
+        stream::once(listed).flatten().boxed()
     }
 
     fn keep_alive(&self, session: SessionId) -> BoxFuture<'_, Result<(), Error>> {

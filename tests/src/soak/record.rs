@@ -108,7 +108,8 @@ impl Record {
             | Answer::Volume { revision, .. }
             | Answer::Ring { revision, .. }
             | Answer::Peers { revision, .. }
-            | Answer::Sessions { revision, .. } => revision.0,
+            | Answer::Sessions { revision, .. }
+            | Answer::Group { revision, .. } => revision.0,
         };
         let answered = self.now();
         self.kept().stamps.push(Stamp { call, answered, revision, is_change: false });

@@ -122,6 +122,8 @@ pub(super) async fn watch(
                     from = from.max(revision);
                     seen.step(watcher, Step::Progress(revision.0));
                 }
+                // No list was asked for.
+                Some(Ok(WatchItem::Listed(_))) => break false,
                 Some(Err(Error::Compacted { .. })) => break true,
                 Some(Err(_)) | None => break false,
             }

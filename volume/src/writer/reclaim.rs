@@ -187,9 +187,8 @@ impl Reclaimer {
 
     /// Whether closing waits for what is under way; not for reads, which may never end.
     pub(super) fn is_closing(&self) -> bool {
-        let grave = self.graves.front().map(|grave| grave.mark);
-        let is_read =
-            grave.into_iter().chain(self.job_mark).any(|mark| !self.reads.is_passed(mark));
+        let marks = self.graves.front().map(|grave| grave.mark).into_iter().chain(self.job_mark);
+        let is_read = marks.into_iter().any(|mark| !self.reads.is_passed(mark));
         let is_asking = self.is_once_more && self.is_sweep_begun && !self.is_swept;
         let is_working = self.job.is_some() || !self.unswept.is_empty() || is_asking;
         self.freeing > 0 || (!is_read && is_working)

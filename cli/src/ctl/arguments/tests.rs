@@ -22,7 +22,7 @@ fn the_seeds_commands_are_understood() {
     check(
         "init",
         expect![
-            "Init(InitArguments { block_size: Bytes(524288), block_spec: BlockSpec([BlockLayer { kind: Crc, copies: None }, BlockLayer { kind: Base, copies: None }]), replication: None, no_ring: false, view: false })"
+            "Init(InitArguments { block_size: Bytes(524288), block_spec: BlockSpec([BlockLayer { kind: Crc, copies: None }, BlockLayer { kind: Base, copies: None }]), replication: None, no_ring: false, voters: None, view: false })"
         ],
     );
     check("peer add --all-peers", expect!["Peer(Add { peers: [], all_peers: true })"]);
@@ -35,11 +35,12 @@ fn the_seeds_commands_are_understood() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a line or two for each command")]
 fn every_command_is_understood() {
     check(
         "init --block-size 1MiB --block-spec crc,rep=3 --replication 3 --no-ring --view",
         expect![
-            "Init(InitArguments { block_size: Bytes(1048576), block_spec: BlockSpec([BlockLayer { kind: Crc, copies: None }, BlockLayer { kind: Replication, copies: Some(3) }, BlockLayer { kind: Base, copies: None }]), replication: Some(3), no_ring: true, view: true })"
+            "Init(InitArguments { block_size: Bytes(1048576), block_spec: BlockSpec([BlockLayer { kind: Crc, copies: None }, BlockLayer { kind: Replication, copies: Some(3) }, BlockLayer { kind: Base, copies: None }]), replication: Some(3), no_ring: true, voters: None, view: true })"
         ],
     );
     check("member list", expect!["Member(List)"]);
@@ -54,6 +55,17 @@ fn every_command_is_understood() {
         expect![[
             r#"Member(TransferLeader { member: Some(Address(Address("127.0.0.1:40001"))) })"#
         ]],
+    );
+    check("member status", expect!["Member(Status)"]);
+    check("member voters 3", expect!["Member(Voters { number: 3 })"]);
+    check(
+        "member promote 4 --instead-of 3",
+        expect!["Member(Promote { member: Id(NodeId(4)), instead_of: Some(Id(NodeId(3))) })"],
+    );
+    check("watch", expect!["Watch(WatchArguments { kinds: [], from: None })"]);
+    check(
+        "watch heads lock --from 7",
+        expect!["Watch(WatchArguments { kinds: [Heads, Locks], from: Some(7) })"],
     );
     check("peer list", expect!["Peer(List)"]);
     check(
@@ -295,4 +307,22 @@ fn etcd_is_answered_with_a_sentence() {
         let error = parse(line).unwrap_err();
         assert!(error.contains("no etcd is needed"), "{line}: {error}");
     }
+}
+
+#[test]
+fn commands_on_all_metadata_are_understood() {
+    check("metadata backup -", expect![[r#"Metadata(Backup { file: "-", force: false })"#]]);
+    check(
+        "metadata backup --force a/b",
+        expect![[r#"Metadata(Backup { file: "a/b", force: true })"#]],
+    );
+    check("metadata restore a", expect![[r#"Metadata(Restore { file: "a" })"#]]);
+    check("metadata dump", expect!["Metadata(Dump { from: None })"]);
+    check("metadata dump --from -", expect![[r#"Metadata(Dump { from: Some("-") })"#]]);
+    check("metadata forget-lost", expect!["Metadata(ForgetLost)"]);
+    check(
+        "recover --data-dir d --yes",
+        expect![[r#"Recover(RecoverArguments { data_dir: "d", peer_address: None, yes: true })"#]],
+    );
+    check("recover --yes", expect!["error: the following required arguments were not provided:"]);
 }

@@ -3,7 +3,7 @@
 //! A file is written under another name beside its own, and gets that when it is on the disk.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -24,8 +24,8 @@ static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Why nothing was written.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum DestinationError {
-    #[error("an image cannot be shown; redirect standard output")]
+pub(in crate::ctl) enum DestinationError {
+    #[error("this is nothing to look at; redirect standard output")]
     Terminal,
     #[error("{} exists; --force replaces it", .0.display())]
     Exists(PathBuf),
@@ -43,14 +43,14 @@ pub(super) enum DestinationError {
 
 /// Where an export goes, before it begins.
 #[derive(Debug)]
-pub(super) enum Place {
+pub(in crate::ctl) enum Place {
     Output,
     File { path: PathBuf, replace: bool },
 }
 
 impl Place {
     /// Refuses what cannot be written, or should not.
-    pub(super) fn check(path: &Path, replace: bool) -> Result<Self, DestinationError> {
+    pub(in crate::ctl) fn check(path: &Path, replace: bool) -> Result<Self, DestinationError> {
         if is_standard(path) {
             return match io::stdout().is_terminal() {
                 true => Err(DestinationError::Terminal),
@@ -73,12 +73,29 @@ impl Place {
             Err(_) => Ok(Self::File { path: path.to_owned(), replace }),
         }
     }
+
+    /// Writes all of `bytes`; a file gets its name when they are on the disk.
+    pub(in crate::ctl) fn write_whole(self, bytes: &[u8]) -> Result<(), DestinationError> {
+        match self {
+            Self::Output => {
+                let mut output = io::stdout();
+                let written = output.write_all(bytes).and_then(|()| output.flush());
+                written.map_err(DestinationError::Output)
+            }
+            Self::File { path, replace } => {
+                let (new, mut file) = NewFile::create(path, replace)?;
+                let written = file.write_all(bytes).and_then(|()| file.sync_all());
+                written.map_err(|source| new.error(source))?;
+                new.keep()
+            }
+        }
+    }
 }
 
 type Output = BufWriter<tokio::fs::File>;
 
 /// An export that is being written.
-pub(super) struct Destination {
+pub(in crate::ctl) struct Destination {
     /// `None`: standard output.
     file: Option<NewFile>,
     form: Form,
@@ -95,7 +112,7 @@ enum Form {
 
 impl Destination {
     /// Begins a stream if there is a `header`, else an image of `size` bytes.
-    pub(super) async fn begin(
+    pub(in crate::ctl) async fn begin(
         place: Place,
         header: Option<Header>,
         size: u64,
@@ -127,7 +144,7 @@ impl Destination {
     }
 
     /// Writes a chunk that stands behind the one before; whether it is of use in this form.
-    pub(super) async fn write(&mut self, chunk: &Chunk) -> Result<bool, DestinationError> {
+    pub(in crate::ctl) async fn write(&mut self, chunk: &Chunk) -> Result<bool, DestinationError> {
         let result = match (&mut self.form, chunk) {
             (Form::Stream { with_zeroes: false, .. }, Chunk::Zero { .. })
             | (Form::Sparse(_) | Form::Plain { .. }, Chunk::Zero { .. }) => return Ok(false),
@@ -155,7 +172,7 @@ impl Destination {
     }
 
     /// Ends the content; a file has all of it on the disk then, and waits to get its name.
-    pub(super) async fn end(self) -> Result<Option<NewFile>, DestinationError> {
+    pub(in crate::ctl) async fn end(self) -> Result<Option<NewFile>, DestinationError> {
         let Self { file, form } = self;
         match form {
             Form::Stream { to, .. } => to.end().await.map(|_| ())?,
@@ -195,7 +212,7 @@ async fn fill(to: &mut Output, from: u64, end: u64) -> io::Result<()> {
 
 /// A file that does not have its name yet; dropped before that, it is deleted.
 #[derive(Debug)]
-pub(super) struct NewFile {
+pub(in crate::ctl) struct NewFile {
     path: PathBuf,
     temporary: PathBuf,
     replace: bool,
@@ -225,7 +242,7 @@ impl NewFile {
     }
 
     /// Gives it its name.
-    pub(super) fn keep(mut self) -> Result<(), DestinationError> {
+    pub(in crate::ctl) fn keep(mut self) -> Result<(), DestinationError> {
         let kept = self
             .rename()
             .and_then(|()| File::open(parent(&self.path)))

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use torus_blockstore::BlockSpec;
-use torus_metadata::{Command, Refusal};
+use torus_blockstore::{BlockSpec, VolumeId};
+use torus_metadata::{Command, Error, Outcome, Refusal};
 use torus_volume::Volume;
 use uuid::Uuid;
 
@@ -41,6 +41,7 @@ pub(super) struct New<'a> {
     cluster: &'a Cluster,
     name: &'a str,
     temporary: String,
+    volume: VolumeId,
 }
 
 impl<'a> New<'a> {
@@ -56,8 +57,10 @@ impl<'a> New<'a> {
         }
         let temporary = temporary(name);
         let create = Command::CreateVolume { name: temporary.clone(), size, spec };
-        cluster.execute(create).await?;
-        Ok(Self { cluster, name, temporary })
+        let Outcome::Volume(volume) = cluster.execute(create).await?.outcome else {
+            return Err(Error::Protocol { what: "a new volume" }.into());
+        };
+        Ok(Self { cluster, name, temporary, volume: volume.id })
     }
 
     /// Has it filled, takes a snapshot if there is to be one, and gives the volume its name. If any
@@ -119,12 +122,12 @@ impl<'a> New<'a> {
         let name = &self.temporary;
         let deleting = async {
             loop {
-                let delete = Command::DeleteVolume { name: name.clone(), force: true };
+                let delete = Command::DeleteVolume { volume: self.volume, force: true };
                 match self.cluster.attempt(delete).await {
                     Err(Refused::Refusal(Refusal::InUse { .. })) => {
                         tokio::time::sleep(RELEASE_POLL).await;
                     }
-                    Ok(_) | Err(Refused::Refusal(Refusal::NoSuchVolume { .. })) => return true,
+                    Ok(_) | Err(Refused::Refusal(Refusal::NoSuchVolumeId { .. })) => return true,
                     Err(_) => return false,
                 }
             }

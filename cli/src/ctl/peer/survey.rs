@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 use torus_blockstore::Geometry;
-use torus_distributor::{PeerError, reserve_blocks};
+use torus_distributor::{PeerError, Refusal, reserve_blocks};
 use torus_metadata::{GlobalMetadata, Peer, Ring};
 
 use crate::ctl::cluster::Statuses;
@@ -41,7 +41,8 @@ pub(in crate::ctl) struct Row {
     pub(in crate::ctl) reserve: Option<u64>,
     /// The ring names it.
     pub(in crate::ctl) member: bool,
-    /// `up`, `down`, `slow`, `missing` (not registered) or what it answers.
+    /// `up`, `down`, `slow`, `missing` (not registered), `other cluster`, `other peer` (both: whoever
+    /// listens at its address) or what it answers.
     pub(in crate::ctl) state: String,
     /// The version of the ring that it follows.
     ring: Option<u64>,
@@ -97,6 +98,8 @@ pub(in crate::ctl) fn survey(
                     Ok(_) => "up".to_owned(),
                     Err(PeerError::Silent) => "down".to_owned(),
                     Err(PeerError::TooSlow) => "slow".to_owned(),
+                    Err(PeerError::Refused(Refusal::WrongCluster)) => "other cluster".to_owned(),
+                    Err(PeerError::Refused(Refusal::WrongPeer)) => "other peer".to_owned(),
                     Err(PeerError::Refused(refusal)) => refusal.to_string(),
                 },
                 ring: said.map(|status| status.ring),

@@ -4,43 +4,53 @@ use torus_metadata::{RingKind, Volume};
 
 use super::Store;
 use crate::ctl::import::is_temporary;
-use crate::ctl::member::Group;
+use crate::ctl::member::{Group, Row as Member};
 use crate::ctl::peer::Row;
 use crate::ctl::report::{count, percent};
 use crate::size::Bytes;
 
 /// Log entries that a member may be behind while all is well.
 const LAG_MAX: u64 = 1000;
+/// Milliseconds for which a leader may hear of no majority while all is well.
+const SILENCE_MAX_MS: u64 = 3000;
+/// Log entries behind the snapshot; four times as many as there should be.
+const UNSAVED_MAX: u64 = 200_000;
 /// Percent of a store that may be used before somebody should think of more.
 const USED_MUCH: f64 = 80.0;
 /// Percent of a store that may be used before somebody should do something now.
 const USED_MAX: f64 = 90.0;
 
 /// On the members of the group.
-pub(super) fn on_group(group: &Group) -> Vec<String> {
+pub(in crate::ctl) fn on_group(group: &Group) -> Vec<String> {
     let mut lines = Vec::new();
-    let voters: Vec<_> = group.members.iter().filter(|row| row.role != "learner").collect();
+    let (voters, up, majority) = group.votes();
     if group.leader.is_none() {
-        let majority = voters.len() / 2 + 1;
-        let up = voters.iter().filter(|row| row.state == "up").count();
         let need = if up < majority {
-            format!("start members until {majority} of {} are up", voters.len())
+            format!(
+                "start members until {majority} of {voters} voters are up; if they are lost for good, see \
+                 'torusctl recover'"
+            )
         } else {
             "an election is under way; ask again in some seconds".to_owned()
         };
         lines.push(format!("no member leads, so nothing can be changed: {need}"));
     }
-    for row in group.members.iter().filter(|row| row.state != "up") {
-        let (id, address) = (row.id, &row.address);
-        lines.push(match group.leader {
-            Some(_) => format!(
-                "member {id} at {address} does not answer: start it, or 'torusctl member remove \
-                 {id}'"
-            ),
-            // Without a leader nobody can be removed.
-            None => format!("member {id} at {address} does not answer: start it"),
-        });
+    if let Some(ms) = group.quorum_acked_ms.filter(|ms| *ms > SILENCE_MAX_MS) {
+        lines.push(format!(
+            "the leader has heard of no majority for {} s: look at its network, and at the other \
+             members",
+            ms / 1000
+        ));
     }
+    if group.joint {
+        lines.push(
+            "a change of the voters has begun and not ended: the leader ends it by itself; if it \
+             stays so, repeat the command that began it"
+                .to_owned(),
+        );
+    }
+    lines.extend(group.members.iter().filter_map(|row| on_absent(row, group.leader.is_some())));
+    lines.extend(group.members.iter().filter_map(on_disk));
     for row in &group.members {
         if let Some(lag) = row.lag.filter(|lag| row.state == "up" && *lag > LAG_MAX) {
             lines.push(format!(
@@ -50,6 +60,46 @@ pub(super) fn on_group(group: &Group) -> Vec<String> {
         }
     }
     lines
+}
+
+/// On a member that is not there.
+fn on_absent(row: &Member, has_leader: bool) -> Option<String> {
+    let (id, address) = (row.id, &row.address);
+    // Without a leader nobody can be removed.
+    let remove =
+        if has_leader { format!(", or 'torusctl member remove {id}'") } else { String::new() };
+    match row.state {
+        "up" => None,
+        "other cluster" => Some(format!(
+            "at the address of member {id}, {address}, a daemon of another cluster listens: start the \
+             member's own there{remove}"
+        )),
+        "other member" => Some(format!(
+            "at the address of member {id}, {address}, another member listens, so this one is gone: \
+             two daemons cannot share an address{remove}"
+        )),
+        "no member" => Some(format!(
+            "the daemon at the address of member {id}, {address}, has no metadata: start it with its \
+             data directory, or with --join as a new member{remove}"
+        )),
+        _ => Some(format!("member {id} at {address} does not answer: start it{remove}")),
+    }
+}
+
+/// On a member's disk.
+fn on_disk(row: &Member) -> Option<String> {
+    let (id, address) = (row.id, &row.address);
+    if row.is_full {
+        return Some(format!(
+            "the disk of member {id} at {address} is full, and it takes no change of the metadata: \
+             free some space there"
+        ));
+    }
+    let unsaved = row.unsaved.filter(|unsaved| *unsaved > UNSAVED_MAX)?;
+    Some(format!(
+        "member {id} at {address} has written no snapshot for {unsaved} log entries: look at its \
+         disk and its log"
+    ))
 }
 
 /// On the peers, the ring and the volumes.

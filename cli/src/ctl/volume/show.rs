@@ -111,7 +111,7 @@ pub(super) fn info(volume: &Volume, volumes: &[Volume]) -> String {
 }
 
 /// What programs learn of a volume.
-pub(super) fn facts(volume: &Volume, volumes: &[Volume]) -> Value {
+pub(in crate::ctl) fn facts(volume: &Volume, volumes: &[Volume]) -> Value {
     let snapshots = volume.snapshots.iter();
     json!({
         "name": volume.name,

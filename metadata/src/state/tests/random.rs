@@ -41,7 +41,10 @@ fn command(state: &State, (kind, a, b, c): Draw) -> Command {
     let size = 4096 * (1 + u64::from(b % 4));
     match kind % 26 {
         0 => Command::CreateVolume { name: name(b), size, spec: None },
-        1 => Command::DeleteVolume { name: name(b), force: c.is_multiple_of(2) },
+        1 if b.is_multiple_of(2) => {
+            Command::DeleteVolumeNamed { name: name(b), force: c.is_multiple_of(2) }
+        }
+        1 => Command::DeleteVolume { volume, force: c.is_multiple_of(2) },
         2 => Command::RenameVolume { name: name(b), to: name(c) },
         3 | 4 => Command::CloneVolume { volume, snapshot, name: name(c) },
         5 => Command::ResizeVolume {

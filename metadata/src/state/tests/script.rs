@@ -87,8 +87,9 @@ pub(super) fn parse(line: &str) -> Command {
         }
         "create" => Command::CreateVolume { name: words[1].to_owned(), size: at(2), spec: None },
         word @ ("delete" | "delete!") => {
-            Command::DeleteVolume { name: words[1].to_owned(), force: word == "delete!" }
+            Command::DeleteVolumeNamed { name: words[1].to_owned(), force: word == "delete!" }
         }
+        "delete#" => Command::DeleteVolume { volume: volume(), force: false },
         "rename" => Command::RenameVolume { name: words[1].to_owned(), to: words[2].to_owned() },
         "clone" => {
             let name = words[3].to_owned();
@@ -211,6 +212,7 @@ fn name(event: &Event) -> String {
         Event::VolumeDeleted(volume) => format!(" -volume {volume}"),
         Event::SessionOpened(session) => format!(" +session {}", session.id),
         Event::SessionEnded(session) => format!(" -session {session}"),
+        Event::GroupChanged(group) => format!(" +group of {}", group.members.len()),
     }
 }
 

@@ -5,9 +5,9 @@ use torus_blockstore::{BlockIndex, BlockSpec, Epoch, INodeIndex, PeerId, VolumeI
 
 use crate::fixtures;
 use crate::{
-    Ask, AskAnswer, AskId, Command, Event, Head, Lock, LogPosition, NodeId, Outcome, Parent, Peer,
-    Query, Refusal, Ring, RingKind, RingMember, RingVersion, Session, SessionId, Snapshot,
-    SnapshotId, Task, Volume, Window,
+    Ask, AskAnswer, AskId, Command, Event, FeatureLevel, Group, GroupPlace, Head, Lock,
+    LogPosition, NodeId, Outcome, Parent, Peer, Query, Refusal, Ring, RingKind, RingMember,
+    RingVersion, Session, SessionId, Snapshot, SnapshotId, Task, Volume, Window,
 };
 
 fn peers() -> impl Strategy<Value = PeerId> {
@@ -210,7 +210,10 @@ pub(super) fn commands() -> impl Strategy<Value = Command> {
         rings().prop_map(Command::SetRing),
         (".*", n(), proptest::option::of(specs()))
             .prop_map(|(name, size, spec)| Command::CreateVolume { name, size, spec }),
-        (".*", any::<bool>()).prop_map(|(name, force)| Command::DeleteVolume { name, force }),
+        (".*", any::<bool>()).prop_map(|(name, force)| Command::DeleteVolumeNamed { name, force }),
+        (volume_ids(), any::<bool>())
+            .prop_map(|(volume, force)| Command::DeleteVolume { volume, force }),
+        any::<u32>().prop_map(Command::SetVotersMax),
         (".*", any::<u32>()).prop_map(|(owner, ttl_ms)| Command::OpenSession { owner, ttl_ms }),
         n().prop_map(|id| Command::CloseSession(SessionId(id))),
         proptest::collection::vec(n().prop_map(SessionId), 0..3).prop_map(Command::ExpireSessions),
@@ -349,6 +352,7 @@ fn refusals_about_snapshots() -> impl Strategy<Value = Refusal> {
         Just(Refusal::HeadBehind),
         Just(Refusal::Shrinks),
         Just(Refusal::NoSuchAsk),
+        Just(Refusal::Level { needed: FeatureLevel(3), present: FeatureLevel(2) }),
     ]
 }
 
@@ -361,6 +365,7 @@ pub(super) fn queries() -> impl Strategy<Value = Query> {
         proptest::option::of(any::<u64>().prop_map(RingVersion)).prop_map(Query::Ring),
         Just(Query::Peers),
         Just(Query::Sessions),
+        Just(Query::Group),
     ]
 }
 
@@ -374,5 +379,20 @@ pub(super) fn events() -> impl Strategy<Value = Event> {
         volume_ids().prop_map(Event::VolumeDeleted),
         sessions().prop_map(Event::SessionOpened),
         any::<u64>().prop_map(|id| Event::SessionEnded(SessionId(id))),
+        groups().prop_map(Event::GroupChanged),
     ]
+}
+
+pub(super) fn groups() -> impl Strategy<Value = Group> {
+    let place = any::<(u64, bool)>().prop_map(|(node, votes)| GroupPlace {
+        node: NodeId(node),
+        address: format!("host:{node}"),
+        votes,
+    });
+    let members = proptest::collection::vec(place, 0..3);
+    (any::<u32>(), members, any::<bool>()).prop_map(|(voters_max, members, joint)| Group {
+        voters_max,
+        members,
+        joint,
+    })
 }

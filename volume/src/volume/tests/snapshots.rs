@@ -133,7 +133,7 @@ fn a_clone_goes_its_own_way_and_can_be_cut_loose() {
         world.assert_nothing_leaks(name);
     }
     let gone = world.metadata("v").id;
-    world.execute(Command::DeleteVolume { name: "v".into(), force: false });
+    world.execute(Command::DeleteVolume { volume: gone, force: false });
     world.pool.drop_volume(gone);
     let services = world.services();
     world.client().block_on(async {
