@@ -40,7 +40,7 @@ pub struct ClusterOptions {
 
 impl Default for ClusterOptions {
     fn default() -> Self {
-        Self { daemons: 3, replication: 3, size: "2GiB", init: &[], count_syncs: false }
+        Self { daemons: 3, replication: 3, size: "1GiB", init: &[], count_syncs: false }
     }
 }
 

@@ -190,6 +190,8 @@ impl Locker {
 
     /// Ends the session, and with it whatever locks it has.
     async fn close(&mut self, session: &Session) {
+        // A keep-alive that is answered after the closing would call this end one by the service.
+        session.alive.cancel();
         let record = &self.shared.record;
         record.kept().closed.insert(session.id.0);
         let call = record.now();
