@@ -91,7 +91,17 @@ pub(super) struct Reclaimer {
     /// it repairs may bring blocks back to peers that restarted since; or a block died too late for
     /// the job that gives back what its snapshot needed.
     is_once_more: bool,
+    round: Round,
     ticks: u32,
+}
+
+/// Which look at all peers this is, or was. One look may miss a block that the distributor moves
+/// meanwhile, from a peer that is yet to list its blocks to one that has; as the block stays where it
+/// came to, a second look finds it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Round {
+    First,
+    Second,
 }
 
 impl Reclaimer {
@@ -119,6 +129,7 @@ impl Reclaimer {
             is_sweep_begun: volume.is_clean,
             is_swept: volume.is_clean,
             is_once_more: false,
+            round: if volume.is_clean { Round::Second } else { Round::First },
             ticks: 0,
         }
     }
@@ -223,7 +234,7 @@ impl Reclaimer {
         let heads = self.snapshots.iter().filter(|(id, _)| is_gone(id)).map(|(_, head)| head);
         if heads.clone().any(|head| !volume.retired.contains(head)) {
             // What it pinned when a checkpoint left it out, no table names any more.
-            (self.is_swept, self.is_sweep_begun) = (false, false);
+            self.sweep(Round::First);
         }
         self.snapshots.retain(|id, _| !is_gone(id));
         self.snapshots.extend(volume.snapshots.iter().map(|it| (it.id, it.head.clone())));
@@ -284,14 +295,20 @@ impl Reclaimer {
             self.is_retired_stuck = false;
         }
         if self.ticks.is_multiple_of(SWEEP_TICKS) {
-            self.is_sweep_begun = false;
+            (self.is_sweep_begun, self.round) = (false, Round::First);
         }
+    }
+
+    /// All peers are to be looked at.
+    fn sweep(&mut self, round: Round) {
+        (self.is_swept, self.is_sweep_begun, self.round) = (false, false, round);
     }
 
     /// A job was done: time to look at all peers once more, if that is due.
     fn job_done(&mut self) {
-        if self.is_once_more && self.unswept.is_empty() && self.unswept_later.is_empty() {
-            (self.is_swept, self.is_sweep_begun) = (false, false);
+        let is_due = self.is_swept && (self.is_once_more || self.round == Round::First);
+        if is_due && self.unswept.is_empty() && self.unswept_later.is_empty() {
+            self.sweep(Round::Second);
         }
     }
 
@@ -436,7 +453,7 @@ impl Writer {
             Err(error) => {
                 // What was to be deleted is found again by a sweep.
                 tracing::info!(volume = %self.identity.volume, %error, "blocks are given back later");
-                (self.reclaimer.is_swept, self.reclaimer.is_sweep_begun) = (false, false);
+                self.reclaimer.sweep(Round::First);
             }
         }
     }
