@@ -34,7 +34,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const ATTEMPT: Duration = Duration::from_secs(4);
 /// The first pause when nobody could answer; it doubles, up to the last.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
-const PAUSE_LAST: Duration = Duration::from_millis(400);
+const PAUSE_LAST: Duration = Duration::from_millis(200);
 /// The pause while the leader's disk is full.
 const PAUSE_FULL: Duration = Duration::from_secs(2);
 /// A watch of which nothing was heard for so long is broken; three progress marks are missing.

@@ -90,10 +90,11 @@ pub struct Timing {
 }
 
 impl Default for Timing {
-    /// A dead leader is replaced after 1.3 to 1.6 s, and a disk that takes up to half a second for
-    /// a sync, ten times what a healthy one needs, does not cost anybody the lead.
+    /// A dead leader is replaced after 1.0 to 1.3 s, and a disk that takes up to 0.4 s for a sync,
+    /// many times what a healthy one needs, does not cost anybody the lead. (openraft looks at its
+    /// clock five times a heartbeat, which is most of what an idle member does.)
     fn default() -> Self {
-        Self { heartbeat_ms: 100, election_min_ms: 500, election_max_ms: 800 }
+        Self { heartbeat_ms: 150, election_min_ms: 400, election_max_ms: 650 }
     }
 }
 

@@ -12,7 +12,7 @@ use super::core::Core;
 use super::{FormerGeneration, MemberState, reign};
 use crate::AdminClient;
 
-const EVERY: Duration = Duration::from_millis(500);
+const EVERY: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Silence after which watches are ended, so that their clients ask another member.
 const SILENCE: Duration = Duration::from_secs(4);

@@ -142,7 +142,8 @@ fn options() -> rocksdb::Options {
 
 fn family() -> rocksdb::Options {
     let mut options = rocksdb::Options::default();
-    options.set_write_buffer_size(32 << 20);
+    // Resident for as long as it is not full. An empty one takes memory too, so not much smaller.
+    options.set_write_buffer_size(8 << 20);
     options.set_max_write_buffer_number(3);
     // Entries live briefly, and a write must not wait for a compaction.
     options.set_compression_type(DBCompressionType::None);
