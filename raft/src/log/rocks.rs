@@ -6,14 +6,18 @@
 use std::io;
 use std::path::Path;
 
-use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode};
-use rocksdb::{Direction, IteratorMode, WriteBatch, WriteOptions};
+use rocksdb::{BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB};
+use rocksdb::{
+    DBCompressionType, DBRecoveryMode, Direction, IteratorMode, WriteBatch, WriteOptions,
+};
 
 use crate::error::{Cause, DecodeError};
 use crate::storage::{Change, Entries, Records, Storage};
 
 const LOG: &str = "raft_log";
 const META: &str = "raft_meta";
+/// Bytes of entries that were read lately.
+const CACHE_SIZE: usize = 1 << 20;
 
 /// The storage of production.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,11 +25,10 @@ pub struct RocksStorage;
 
 impl Storage for RocksStorage {
     fn open(&self, dir: &Path) -> Result<Box<dyn Records>, Cause> {
-        let families = [
-            ColumnFamilyDescriptor::new("default", family()),
-            ColumnFamilyDescriptor::new(LOG, family()),
-            ColumnFamilyDescriptor::new(META, family()),
-        ];
+        // Few reads come here: new entries are in memory, and old ones are read once.
+        let cache = Cache::new_lru_cache(CACHE_SIZE);
+        let families =
+            ["default", LOG, META].map(|name| ColumnFamilyDescriptor::new(name, family(&cache)));
         Ok(Box::new(Rocks(DB::open_cf_descriptors(&options(), dir, families)?)))
     }
 
@@ -140,8 +143,11 @@ fn options() -> rocksdb::Options {
     options
 }
 
-fn family() -> rocksdb::Options {
+fn family(cache: &Cache) -> rocksdb::Options {
     let mut options = rocksdb::Options::default();
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    options.set_block_based_table_factory(&table);
     // Resident for as long as it is not full. An empty one takes memory too, so not much smaller.
     options.set_write_buffer_size(8 << 20);
     options.set_max_write_buffer_number(3);

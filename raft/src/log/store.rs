@@ -20,7 +20,7 @@ use crate::storage::{Blocking, Change, Pace};
 use crate::wire::{self, proto, required};
 
 /// Bytes of entries that stay in memory after they are on disk.
-const TAIL_SIZE: usize = 16 << 20;
+const TAIL_SIZE: usize = 2 << 20;
 
 /// The log of one node; clones share it.
 #[derive(Clone)]
