@@ -94,8 +94,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder> {
-        // One that cannot be written would end the node; the next entries bring another chance.
-        (force || !self.space.is_low()).then(|| self.pin())
+        // One that cannot be written would end the node; the next entries bring another chance. It will
+        // be about as large as the last one.
+        (force || self.space.has_room(self.shelf.size())).then(|| self.pin())
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {

@@ -202,8 +202,8 @@ impl RaftNode {
         Status { snapshot_age_ms, is_full: self.space.is_low(), ..status }
     }
 
-    /// Whether the file system of the log has no room for commands. Then none should be proposed,
-    /// and a follower takes no entries, until there is room again; what is there stays.
+    /// Whether the file system of the log has no room for commands. Then none should be proposed until
+    /// there is room again; what is there stays.
     pub fn is_full(&self) -> bool {
         self.space.is_low()
     }

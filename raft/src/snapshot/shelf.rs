@@ -96,9 +96,17 @@ impl Shelf {
         self.last().map(|id| id.index)
     }
 
-    /// How long ago the current snapshot was written.
+    /// Bytes of the current snapshot's file; 0 without one.
+    pub(crate) fn size(&self) -> u64 {
+        let path = self.current().as_ref().map(|current| current.path.clone());
+        path.and_then(|path| fs::metadata(path).ok()).map_or(0, |found| found.len())
+    }
+
+    /// How long ago the current snapshot was written. Unknown while it is being replaced: whoever asks
+    /// must not wait for the disk.
     pub(crate) fn age(&self) -> Option<Duration> {
-        let written = fs::metadata(&self.current().as_ref()?.path).ok()?.modified().ok()?;
+        let path = self.current.try_lock().ok()?.as_ref()?.path.clone();
+        let written = fs::metadata(path).ok()?.modified().ok()?;
         // A clock that was put back makes it new.
         Some(written.elapsed().unwrap_or_default())
     }

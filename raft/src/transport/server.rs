@@ -107,6 +107,10 @@ impl Receiver {
             let text = format!("{size} bytes exceed the limit of {}", self.snapshot_size_max);
             return Err(Status::resource_exhausted(text));
         }
+        if !self.space.has_room(size) {
+            let text = format!("the disk of the log has no room for a snapshot of {size} bytes");
+            return Err(Status::resource_exhausted(text));
+        }
         let (file, draft) = self.shelf.draft().map_err(|err| broken(&err))?;
         let file = Arc::new(file);
         let mut missing = size;
@@ -217,7 +221,7 @@ impl Service for Receiver {
         admit(self.identity, request.envelope.as_ref())?;
         let request = append_request(request)?;
         // Heartbeats pass, so the leader stays known and nobody campaigns.
-        if !request.entries.is_empty() && self.space.is_low() {
+        if !request.entries.is_empty() && self.space.is_exhausted() {
             return Err(Status::resource_exhausted("the disk of the log is full"));
         }
         let reply = self.raft.append_entries(request).await.map_err(|err| broken(&err))?;
