@@ -62,9 +62,9 @@ impl Machine {
         Self { state, answered, tenure, history }
     }
 
-    /// The same, as another group goes on with it.
-    pub(crate) fn reborn(mut self) -> Self {
-        self.state.begin_generation();
+    /// The same, as another group goes on with it at `now_ms`, in milliseconds since 1970.
+    pub(crate) fn reborn(mut self, now_ms: u64) -> Self {
+        self.state.begin_generation(now_ms);
         Self::restored(self.state, self.answered, self.tenure)
     }
 

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use torus_raft::{Identity, Position, RaftNode};
 use uuid::Uuid;
 
+use super::admin::chain;
 use super::core::{Core, linearize};
 use super::lifecycle::fail;
 use crate::admin::{Denied, Restored};
@@ -77,14 +78,16 @@ pub(super) async fn restore(core: &Arc<Core>, backup: Backup) -> Result<Restored
         return Err(Denied::OtherCluster(found));
     }
     let behind = Position { term: backup.info.term, index: backup.info.index };
-    let mut machine = backup.machine.reborn();
+    let mut machine = backup.machine.reborn(now_ms());
     let (group, node) = (Uuid::new_v4(), NodeId(behind.index + 1));
     machine.state.adopt(core.options.peer, node);
     let generation = machine.state.generation;
     let identity =
         Identity { cluster: *cluster.as_bytes(), group: *group.as_bytes(), node: node.0 };
     let options = core.raft_options();
-    found(&options, identity, behind, machine).await.map_err(|err| fail(core, err))?;
+    // Nothing has changed yet if that fails.
+    let founded = found(&options, identity, behind, machine).await;
+    founded.map_err(|err| Denied::UnusableBackup(chain(&err)))?;
     let node = RaftNode::open(options, core.machine()).await.map_err(|err| fail(core, err))?;
     let id = NodeId(node.identity().node);
     core.install(node);
@@ -132,8 +135,9 @@ fn remove(dir: &Path) -> Result<(), torus_raft::Error> {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a backup says when it was made, for people")]
-fn now_ms() -> u64 {
+/// Milliseconds since 1970.
+#[expect(clippy::disallowed_methods, reason = "backups and generations have a time of the world")]
+pub(super) fn now_ms() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }

@@ -9,6 +9,7 @@ use torus_blockstore::PeerId;
 use torus_raft::{Identity, Options, RaftNode, Remains};
 use uuid::Uuid;
 
+use super::backup::now_ms;
 use super::machine::Applier;
 use crate::machine::Machine;
 use crate::replica::Replica;
@@ -99,7 +100,7 @@ impl Survivor {
         peer: PeerId,
     ) -> Result<Refounded, RecoverError> {
         let (cluster, behind) = (self.cluster(), self.remains.last);
-        let mut machine = self.machine.reborn();
+        let mut machine = self.machine.reborn(now_ms());
         let node = NodeId(behind.index + 1);
         machine.state.adopt(peer, node);
         let generation = machine.state.generation;
