@@ -79,3 +79,5 @@ lint:
 	@tests/setup build
 	cargo fmt --all --check
 	cargo clippy $(CARGO_FLAGS) --all-targets -- --deny warnings
+	# Alone it is built without RocksDB, unlike in the workspace.
+	cargo clippy --release --locked -p torus-simulate-metadata -- --deny warnings

@@ -58,8 +58,10 @@ pub use level::FeatureLevel;
 #[cfg(feature = "member")]
 pub use member::{
     Change, Entries, FormerGeneration, Member, MemberOptions, MemberState, Pace, Records,
-    RecoverError, Refounded, StartError, Storage, Survivor, Timing, Tuning,
+    StartError, Storage, Timing, Tuning,
 };
+#[cfg(feature = "raft")]
+pub use member::{RecoverError, Refounded, Survivor};
 pub use model::{
     Ask, AskAnswer, AskId, GlobalMetadata, Group, GroupPlace, Head, Lock, LogPosition, NodeId,
     Parent, Peer, Revision, Ring, RingKind, RingKindError, RingMember, RingVersion, Session,

@@ -13,6 +13,7 @@ mod group;
 mod lifecycle;
 mod machine;
 mod promotion;
+#[cfg(feature = "raft")]
 mod recovery;
 mod reign;
 #[cfg(test)]
@@ -36,6 +37,7 @@ use crate::wire::proto::admin_server::AdminServer;
 use crate::wire::{Image, write_snapshot};
 use crate::{Client, Dial, FeatureLevel, MetadataService, NodeId, serve};
 
+#[cfg(feature = "raft")]
 pub use recovery::{RecoverError, Refounded, Survivor};
 pub use torus_raft::{Change, Entries, Pace, Records, Storage, Timing};
 
