@@ -6,6 +6,9 @@ use crate::machine::Machine;
 use crate::wire::{SnapshotError, decode_backup};
 use crate::{FeatureLevel, Revision, State};
 
+/// The largest backup, in bytes, that is made or taken; it is held in memory, as the state is.
+const BACKUP_MAX: usize = 1 << 30;
+
 /// What a backup is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackupInfo {
@@ -33,6 +36,11 @@ impl Backup {
         decode_backup(bytes)
     }
 
+    /// Whether a file may have so many bytes.
+    pub(crate) fn check_size(found: usize) -> Result<(), BackupError> {
+        if found > BACKUP_MAX { Err(BackupError::TooLarge { found }) } else { Ok(()) }
+    }
+
     /// The state, as it was.
     pub fn state(&self) -> &State {
         &self.machine.state
@@ -51,6 +59,8 @@ pub enum BackupError {
     Size { found: u64, expected: u64 },
     #[error("the backup is damaged: its checksum is {found:#010x}, expected {expected:#010x}")]
     Checksum { found: u32, expected: u32 },
+    #[error("the backup has {found} bytes, more than {BACKUP_MAX}")]
+    TooLarge { found: usize },
     #[error("the backup's header cannot be understood")]
     Header,
     /// A later version wrote it, or a wrong one.

@@ -147,8 +147,9 @@ impl Client {
     async fn call(&self, call: Call) -> Result<Reply, Error> {
         let end = now() + self.deadline;
         let mut pause = PAUSE_FIRST;
+        let mut is_undecided = false;
         loop {
-            let mut round = Round::default();
+            let mut round = Round { is_undecided, ..Round::default() };
             let mut hints = Vec::new();
             let order = match (&self.shared.local, &call) {
                 // A read needs no leader on the spot, so the nearest member comes first.
@@ -177,6 +178,7 @@ impl Client {
                     break;
                 }
             }
+            is_undecided = round.is_undecided;
             let left = end.saturating_duration_since(now());
             if let Some(error) = round.verdict(left.is_zero()) {
                 return Err(error);
@@ -248,6 +250,8 @@ struct Round {
     uninitialised: Option<String>,
     members: bool,
     full: Option<String>,
+    /// A member has taken the call, and did not say what came of it.
+    is_undecided: bool,
     source: Option<tonic::Status>,
 }
 
@@ -262,7 +266,10 @@ impl Round {
                 self.members = true;
                 self.full = Some(address.clone());
             }
-            Missed::Failure(_) => self.members = true,
+            Missed::Failure(failure) => {
+                self.members = true;
+                self.is_undecided |= matches!(failure, Failure::Unavailable);
+            }
             Missed::Status(status) => self.source = Some(*status),
             Missed::Malformed(malformed) => return Err(malformed.into()),
             Missed::Address => return Err(Error::Protocol { what: "the address of a member" }),
@@ -273,7 +280,8 @@ impl Round {
 
     /// The error to give up with, if there is no hope or no time.
     fn verdict(self, time_is_over: bool) -> Option<Error> {
-        if let Some(address) = self.full {
+        // That nothing was changed can be said only if no attempt may have done it.
+        if let Some(address) = self.full.filter(|_| !self.is_undecided) {
             return Some(Error::NoSpace { address });
         }
         match self.uninitialised {

@@ -4,10 +4,10 @@
 //! with a later level is refused until every member knows that level: the leader raises the state's
 //! level when all say so, and takes nobody in from then on who is below it. The level never falls.
 //!
-//! | level | what it adds                            |
-//! |------:|-----------------------------------------|
-//! |     1 | everything from before there were levels |
-//! |     2 | `Command::ForgetLostVolumes`            |
+//! | level | what it adds                                                            |
+//! |------:|-------------------------------------------------------------------------|
+//! |     1 | all but what follows; builds that know no levels cannot be in one group |
+//! |     2 | `Command::ForgetLostVolumes`                                            |
 
 use std::fmt;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::client::{Missed, Silent, status_of, stub, within};
+use super::client::{First, Missed, Silent, stub, within};
 use super::{AdminClient, AdminError, Denied, Restored};
 use crate::Dial;
 use crate::wire::proto::backup_chunk::Kind;
@@ -38,20 +38,16 @@ impl AdminClient {
     /// Has the first of the daemons that answers, which has to wait for a cluster, go on with the
     /// state of a backup. None of them may be in a cluster already.
     pub async fn restore(&self, backup: Vec<u8>) -> Result<Restored, AdminError> {
-        let mut silent = Silent::default();
-        for address in &self.addresses {
-            if let Ok(Ok(status)) = status_of(&self.dial, address).await {
-                let (address, cluster) = (address.clone(), status.cluster);
-                return Err(AdminError::AlreadyMember { address, cluster });
+        match self.find_first().await? {
+            First::Member(address, status) => {
+                let (address, cluster) = (address.to_owned(), status.cluster);
+                Err(AdminError::AlreadyMember { address, cluster })
             }
+            First::Waits(address) => match restore_at(&self.dial, address, &backup).await {
+                Ok(result) => result.map_err(|denied| denied.at(address)),
+                Err(missed) => Err(missed.outcome_unknown(address)),
+            },
         }
-        for address in &self.addresses {
-            match restore_at(&self.dial, address, &backup).await {
-                Ok(result) => return result.map_err(|denied| denied.at(address)),
-                Err(missed) => silent.note(address, missed)?,
-            }
-        }
-        Err(silent.error())
     }
 }
 

@@ -17,6 +17,8 @@ use crate::{Dial, NodeId, Refusal};
 const DEADLINE: Duration = Duration::from_secs(20);
 /// How long one daemon may take; a change of the voters needs some rounds of the group.
 const ATTEMPT: Duration = Duration::from_secs(20);
+/// How long `init` may take: thrice 15 s on the daemon's side, for its peers, its voters and its turn.
+const INIT_ATTEMPT: Duration = Duration::from_secs(60);
 /// How long one daemon may take to say how it is.
 const STATUS_ATTEMPT: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(100);
@@ -48,29 +50,42 @@ impl AdminClient {
     /// Begins a cluster on the first of the daemons that answers. Returns when the daemons that
     /// were waiting to join it are in, or after 15 s.
     pub async fn init(&self, options: InitOptions) -> Result<Initialised, AdminError> {
-        // One of the others may belong to a cluster; then another must not begin beside it. It is
-        // asked all the same: an `init` that was interrupted is finished there.
-        for address in &self.addresses {
-            if let Ok(Ok(_)) = status_of(&self.dial, address).await {
-                return match init_at(&self.dial, address, options.clone()).await {
-                    Ok(Err(Denied::AlreadyMember(_))) | Err(_) => {
-                        Err(Refusal::AlreadyInitialised.into())
-                    }
-                    Ok(result) => result.map_err(|denied| denied.at(address)),
-                };
-            }
-        }
-        let mut silent = Silent::default();
-        for address in &self.addresses {
-            match init_at(&self.dial, address, options.clone()).await {
-                Ok(Err(Denied::AlreadyMember(_))) => {
-                    return Err(Refusal::AlreadyInitialised.into());
+        match self.find_first().await? {
+            // Another must not begin beside it. It is asked all the same: an `init` that was
+            // interrupted is finished there.
+            First::Member(address, _) => match init_at(&self.dial, address, options).await {
+                Ok(Err(Denied::AlreadyMember(_))) | Err(_) => {
+                    Err(Refusal::AlreadyInitialised.into())
                 }
-                Ok(result) => return result.map_err(|denied| denied.at(address)),
+                Ok(result) => result.map_err(|denied| denied.at(address)),
+            },
+            First::Waits(address) => match init_at(&self.dial, address, options).await {
+                Ok(Err(Denied::AlreadyMember(_))) => Err(Refusal::AlreadyInitialised.into()),
+                Ok(result) => result.map_err(|denied| denied.at(address)),
+                Err(missed) => Err(missed.outcome_unknown(address)),
+            },
+        }
+    }
+
+    /// A daemon that is in a cluster, or else the first that waits for one. Only one is asked to begin
+    /// anything: if it is silent then, nobody knows what it did.
+    pub(super) async fn find_first(&self) -> Result<First<'_>, AdminError> {
+        let mut silent = Silent::default();
+        let (mut waits, mut denied) = (None, None);
+        for address in &self.addresses {
+            match status_of(&self.dial, address).await {
+                Ok(Ok(status)) => return Ok(First::Member(address, Box::new(status))),
+                Ok(Err(Denied::Failure(Failure::NotInitialised))) => {
+                    waits.get_or_insert(address);
+                }
+                Ok(Err(said)) => denied = Some(said.at(address)),
                 Err(missed) => silent.note(address, missed)?,
             }
         }
-        Err(silent.error())
+        match waits {
+            Some(address) => Ok(First::Waits(address)),
+            None => Err(denied.unwrap_or_else(|| silent.error())),
+        }
     }
 
     /// The group as its leader sees it, or else as a member does that answers.
@@ -203,12 +218,30 @@ enum Request {
     Promote(NodeId, Option<NodeId>),
 }
 
+/// Where something may begin.
+pub(super) enum First<'a> {
+    /// Nowhere: this daemon is in a cluster.
+    Member(&'a str, Box<GroupStatus>),
+    Waits(&'a str),
+}
+
 /// Why a daemon gave no answer.
 pub(super) enum Missed {
     Status(Box<Status>),
     Timeout,
     Malformed(Malformed),
     Address,
+}
+
+impl Missed {
+    /// The error after a request that may have been carried out.
+    pub(super) fn outcome_unknown(self, address: &str) -> AdminError {
+        let source = match self {
+            Self::Status(status) => Some(call_failed(*status)),
+            Self::Timeout | Self::Malformed(_) | Self::Address => None,
+        };
+        AdminError::OutcomeUnknown { address: address.to_owned(), source }
+    }
 }
 
 impl From<Status> for Missed {
@@ -260,7 +293,7 @@ async fn init_at(
     options: InitOptions,
 ) -> Result<Result<Initialised, Denied>, Missed> {
     let mut stub = stub(dial, address)?;
-    let reply = within(ATTEMPT, stub.init(proto::InitRequest::from(options))).await?;
+    let reply = within(INIT_ATTEMPT, stub.init(proto::InitRequest::from(options))).await?;
     Ok(reply.try_into()?)
 }
 

@@ -17,6 +17,16 @@ pub enum AdminError {
         #[source]
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
+    /// The daemon was asked to begin a group, and may have done it.
+    #[error(
+        "the daemon at {address} did not say in time what came of it: look with 'torusctl status', and \
+         repeat the command only if that daemon is not part of a cluster"
+    )]
+    OutcomeUnknown {
+        address: String,
+        #[source]
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
     /// The daemon waits to be initialised or to join a cluster.
     #[error("the daemon at {address} is not part of a cluster yet; run 'torusctl init'")]
     NotInitialised { address: String },
@@ -27,7 +37,7 @@ pub enum AdminError {
     Joining { address: String, members: String },
     #[error("there is no member {0} in the group")]
     NoSuchMember(NodeId),
-    #[error("member {0} has no vote, so it cannot lead")]
+    #[error("member {0} has no vote")]
     NotAVoter(NodeId),
     #[error("the group would have no voter left")]
     LastVoter,
@@ -53,10 +63,10 @@ pub enum AdminError {
     )]
     OtherCluster { address: String, found: Uuid },
     #[error(
-        "the daemon at {address} knows feature level {known}, and the cluster is at {needed} \
+        "the daemon that is to join knows feature level {known}, and the cluster is at {needed} \
          already: it needs a newer version of Torus"
     )]
-    Level { address: String, known: FeatureLevel, needed: FeatureLevel },
+    Level { known: FeatureLevel, needed: FeatureLevel },
     /// The state machine's answer.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -111,7 +121,7 @@ impl Denied {
             Self::AddressTaken(address) => AdminError::AddressTaken { address },
             Self::UnusableBackup(why) => AdminError::UnusableBackup { address, why },
             Self::OtherCluster(found) => AdminError::OtherCluster { address, found },
-            Self::Level { known, needed } => AdminError::Level { address, known, needed },
+            Self::Level { known, needed } => AdminError::Level { known, needed },
         }
     }
 }

@@ -29,9 +29,8 @@ const RECENT: Duration = Duration::from_secs(3);
 const INIT_PATIENCE: Duration = Duration::from_secs(15);
 /// How long a daemon that was invited may take to join.
 const JOIN_PATIENCE: Duration = Duration::from_secs(15);
-
-/// The largest backup that is taken; it is held in memory, as the state is.
-const BACKUP_MAX: usize = 1 << 30;
+/// How long the next part of a backup may take to come.
+const CHUNK_PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) struct Admin(pub(super) Arc<Core>);
 
@@ -120,11 +119,12 @@ impl Admin {
         }
         let unusable = |why: &dyn std::error::Error| Denied::UnusableBackup(chain(why));
         let mut bytes = Vec::new();
-        while let Some(chunk) = chunks.message().await.map_err(|err| unusable(&err))? {
+        loop {
+            let chunk = tokio::time::timeout(CHUNK_PATIENCE, chunks.message()).await;
+            let chunk = chunk.map_err(|_| Denied::UnusableBackup("it does not come".to_owned()))?;
+            let Some(chunk) = chunk.map_err(|err| unusable(&err))? else { break };
             bytes.extend_from_slice(&chunk.data);
-            if bytes.len() > BACKUP_MAX {
-                return Err(Denied::UnusableBackup(format!("it has more than {BACKUP_MAX} bytes")));
-            }
+            Backup::check_size(bytes.len()).map_err(|err| unusable(&err))?;
         }
         let backup = Backup::decode(&bytes).map_err(|err| unusable(&err))?;
         let (answer, result) = oneshot::channel();
@@ -275,7 +275,7 @@ impl proto::admin_server::Admin for Admin {
 }
 
 /// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(deeper) = cause {

@@ -123,9 +123,17 @@ pub(super) async fn promote_one(
     let status = node.status();
     let of = |id: NodeId| status.members.iter().find(|member| member.node == id.0);
     let member = of(id).ok_or(Denied::NoSuchMember(id))?;
+    let is_voter = member.role == Role::Voter;
+    // Before anything changes.
+    if !is_voter && !is_ready(core, member, status.last_log.unwrap_or(0)).await {
+        return Err(Denied::NotReady(id));
+    }
     if let Some(other) = instead_of {
         match of(other).map(|other| other.role) {
             None => return Err(Denied::NoSuchMember(other)),
+            // It was done before.
+            Some(Role::Learner) if is_voter && !status.joint => return Ok(core.place(&node, id)),
+            Some(Role::Learner) if is_voter => {}
             Some(Role::Learner) => return Err(Denied::NotAVoter(other)),
             Some(Role::Voter) => {}
         }
@@ -135,10 +143,6 @@ pub(super) async fn promote_one(
             let leader = node.leadership().borrow().leader.clone();
             return Err(not_leader(&node, leader).into());
         }
-    }
-    let is_voter = member.role == Role::Voter;
-    if !is_voter && !is_ready(core, member, status.last_log.unwrap_or(0)).await {
-        return Err(Denied::NotReady(id));
     }
     let electorate = electorate(core, &status).await;
     let mut silent = BTreeSet::new();

@@ -62,12 +62,16 @@ impl Electorate {
         silent: &BTreeSet<u64>,
     ) -> Option<BTreeSet<u64>> {
         let mut voters = self.voters.clone();
-        if !voters.insert(node) {
-            return Some(voters);
-        }
+        let is_new = voters.insert(node);
         if let Some(other) = instead_of {
             voters.remove(&other);
-        } else if voters.len().is_multiple_of(2) {
+            // Both had one.
+            return (is_new || !voters.len().is_multiple_of(2)).then_some(voters);
+        }
+        if !is_new {
+            return Some(voters);
+        }
+        if voters.len().is_multiple_of(2) {
             let another = self.ready.iter().find(|ready| !voters.contains(ready));
             let has_room = voters.len() < self.voters_max;
             match (another.filter(|_| has_room), silent.first()) {
@@ -172,5 +176,7 @@ mod tests {
         assert_eq!(with(&[1, 2], &[20], None, &[]), Some([1, 2, 20].into()));
         assert_eq!(with(&[1, 2, 3, 4, 5], &[20, 21], None, &[]), None);
         assert_eq!(with(&[1, 20], &[], None, &[]), Some([1, 20].into()));
+        assert_eq!(with(&[1, 20], &[], Some(1), &[]), Some([20].into()));
+        assert_eq!(with(&[1, 3, 20], &[], Some(3), &[]), None);
     }
 }

@@ -25,7 +25,8 @@ pub(super) async fn keep(core: Arc<Core>, node: Arc<RaftNode>) {
         }
         let in_touch = last.elapsed() < SILENCE;
         core.in_touch.send_if_modified(|was| std::mem::replace(was, in_touch) != in_touch);
-        if node.was_refused()
+        // A learner sends nothing that could be refused.
+        if (node.was_refused() || !in_touch)
             && let Some(former) = outlived(&core, &node).await
         {
             core.set_state(MemberState::Failed(Arc::new(former)));

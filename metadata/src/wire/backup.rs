@@ -26,6 +26,8 @@ const VERSION: u32 = 1;
 const PREFIX: usize = 16;
 const FOOTER: usize = 12;
 const HEADER_MAX: usize = 64 << 10;
+/// Of a log; what is larger no group has reached.
+const NUMBER_MAX: u64 = u64::MAX / 2;
 
 pub(crate) fn write_backup(info: BackupInfo, image: Image, to: &mut dyn Write) -> io::Result<()> {
     let header = proto::BackupHeader {
@@ -52,6 +54,7 @@ pub(crate) fn write_backup(info: BackupInfo, image: Image, to: &mut dyn Write) -
 }
 
 pub(crate) fn decode_backup(bytes: &[u8]) -> Result<Backup, BackupError> {
+    Backup::check_size(bytes.len())?;
     let found = bytes.len() as u64;
     if !bytes.starts_with(&MAGIC[..MAGIC.len().min(bytes.len())]) || bytes.is_empty() {
         return Err(BackupError::Magic);
@@ -81,8 +84,10 @@ pub(crate) fn decode_backup(bytes: &[u8]) -> Result<Backup, BackupError> {
     let state = PREFIX + header;
     let info = info(&bytes[PREFIX..state])?;
     let machine = read_snapshot(&mut &bytes[state..footer])?;
-    if machine.state.global.is_none() {
-        return Err(BackupError::NotInitialised);
+    let global = machine.state.global.as_ref().ok_or(BackupError::NotInitialised)?;
+    // The new group goes on behind its numbers.
+    if global.cluster != info.cluster || info.index.max(info.term) > NUMBER_MAX {
+        return Err(BackupError::Header);
     }
     Ok(Backup { info, machine })
 }
