@@ -41,6 +41,8 @@ pub(super) struct Cluster {
     reached: OnceCell<()>,
     client: Client,
     pub(super) admin: AdminClient,
+    /// Any member answers by what it knows, however old.
+    pub(super) is_stale: bool,
 }
 
 impl Cluster {
@@ -52,6 +54,7 @@ impl Cluster {
             reached: OnceCell::new(),
             client: Client::new(list()),
             admin: AdminClient::new(list()),
+            is_stale: false,
         }
     }
 
@@ -62,12 +65,14 @@ impl Cluster {
             reached: self.reached.clone(),
             client: self.client.with_deadline(deadline),
             admin: self.admin.clone(),
+            is_stale: self.is_stale,
         }
     }
 
     /// The same, where any member answers by what it knows, however old.
     pub(super) fn stale(&self) -> Self {
-        Self { client: self.client.stale(), ..self.with_deadline(STALE_PATIENCE) }
+        let client = self.client.stale();
+        Self { client, is_stale: true, ..self.with_deadline(STALE_PATIENCE) }
     }
 
     /// Fails early and clearly where no daemon listens at all: a group without a leader is waited

@@ -148,7 +148,10 @@ fn describe(survivor: &Survivor, changed_ms: u64, address: &str) -> String {
         state.revision(),
         count(volumes, "volume"),
         survivor.last_entry(),
-        count(usize::try_from(survivor.unconfirmed()).unwrap_or(usize::MAX), "entry"),
+        match survivor.unconfirmed() {
+            1 => "1 entry".to_owned(),
+            more => format!("{more} entries"),
+        },
         if others.is_empty() { "nobody".to_owned() } else { others.join(", ") },
     )
 }

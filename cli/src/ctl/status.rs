@@ -43,6 +43,7 @@ enum Known {
 pub(super) async fn run(cluster: &Cluster) -> Result<Report, Failure> {
     let group = member::read(cluster).await?;
     let known = match Store::read(&cluster.with_deadline(PATIENCE)).await {
+        Ok(store) if cluster.is_stale => Known::Once(store),
         Ok(store) => Known::Now(store),
         // Whoever asks for what is old gets no better.
         Err(failure) => match Store::read(&cluster.stale()).await {

@@ -12,6 +12,10 @@ use crate::failure::Failure;
 #[derive(Debug, Serialize)]
 pub(in crate::ctl) struct Group {
     pub(in crate::ctl) cluster: String,
+    /// How often the group was founded: anew from a backup, or from what one member had left.
+    pub(in crate::ctl) generation: u64,
+    /// Which commands may be used.
+    pub(in crate::ctl) feature_level: u32,
     pub(in crate::ctl) term: u64,
     /// Address of the member that leads and answers.
     pub(in crate::ctl) leader: Option<String>,
@@ -51,6 +55,8 @@ pub(in crate::ctl) struct Row {
     pub(in crate::ctl) unsaved: Option<u64>,
     /// Its disk has no room for commands.
     pub(in crate::ctl) is_full: bool,
+    /// Which commands its version knows.
+    pub(in crate::ctl) feature_level: Option<u32>,
 }
 
 /// Reads the group and asks its members.
@@ -77,6 +83,8 @@ fn survey(status: &GroupStatus, said: &[Standing]) -> Group {
     let best = best.as_ref().unwrap_or(status);
     Group {
         cluster: status.cluster.to_string(),
+        generation: best.generation,
+        feature_level: best.level.0,
         term: best.term,
         leader: leader.map(|row| row.address.clone()),
         committed: best.committed,
@@ -118,6 +126,7 @@ fn row(status: &GroupStatus, member: &GroupMember, said: &Standing) -> Row {
         snapshot_age_ms: own.and_then(|own| own.snapshot_age_ms),
         unsaved: own.map(|own| own.applied.saturating_sub(own.snapshot)),
         is_full: own.is_some_and(|own| own.is_full),
+        feature_level: own.map(|own| own.known_level.0),
     }
 }
 
@@ -147,13 +156,15 @@ impl Group {
         let snapshot = self.leading().and_then(|row| row.snapshot_age_ms);
         let snapshot = snapshot.map_or_else(|| "none".to_owned(), |ms| format!("{} old", age(ms)));
         format!(
-            "Cluster   {}\n\
+            "Cluster   {}, generation {}, feature level {}\n\
              Leader    {}\n\
              Members   {up} of {} up, term {}\n\
              Quorum    {}, {needed} needed, {voters_up} up: {health}{heard}{change}\n\
              Log       committed {}, applied {}, snapshot {snapshot}\n\
              Sessions  {}\n",
             self.cluster,
+            self.generation,
+            self.feature_level,
             self.leader.as_deref().unwrap_or("none"),
             self.members.len(),
             self.term,
@@ -277,12 +288,15 @@ pub(in crate::ctl) mod tests {
               "applied": 120,
               "cluster": "00000000-0000-0000-0000-000000000007",
               "committed": 120,
+              "feature_level": 2,
+              "generation": 1,
               "joint": false,
               "leader": null,
               "members": [
                 {
                   "address": "127.0.0.1:40000",
                   "applied": null,
+                  "feature_level": null,
                   "id": 1,
                   "is_full": false,
                   "lag": 0,
@@ -294,6 +308,7 @@ pub(in crate::ctl) mod tests {
                 {
                   "address": "127.0.0.1:40001",
                   "applied": 120,
+                  "feature_level": 2,
                   "id": 2,
                   "is_full": false,
                   "lag": 1,
@@ -305,6 +320,7 @@ pub(in crate::ctl) mod tests {
                 {
                   "address": "127.0.0.1:40002",
                   "applied": 120,
+                  "feature_level": 2,
                   "id": 3,
                   "is_full": false,
                   "lag": null,

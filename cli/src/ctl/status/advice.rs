@@ -51,6 +51,18 @@ pub(in crate::ctl) fn on_group(group: &Group) -> Vec<String> {
     }
     lines.extend(group.members.iter().filter_map(|row| on_absent(row, group.leader.is_some())));
     lines.extend(group.members.iter().filter_map(on_disk));
+    let newest = group.members.iter().filter_map(|row| row.feature_level).max();
+    for row in &group.members {
+        if let (Some(level), Some(newest)) = (row.feature_level, newest)
+            && level < newest
+        {
+            lines.push(format!(
+                "member {} at {} knows feature level {level}, others {newest}: upgrade it, as until \
+                 then what is new is refused",
+                row.id, row.address
+            ));
+        }
+    }
     for row in &group.members {
         if let Some(lag) = row.lag.filter(|lag| row.state == "up" && *lag > LAG_MAX) {
             lines.push(format!(

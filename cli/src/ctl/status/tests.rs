@@ -29,7 +29,7 @@ fn all_is_well() {
         &example(&[true, true, true]),
         Known::Now(store),
         expect![[r#"
-            Cluster   00000000-0000-0000-0000-000000000007
+            Cluster   00000000-0000-0000-0000-000000000007, generation 1, feature level 2
             Leader    127.0.0.1:40000
             Members   3 of 3 up, term 2
             Quorum    2 voters, 2 needed, 2 up: none may fail, heard 40 ms ago
@@ -54,7 +54,7 @@ fn each_thing_that_is_wrong_has_a_line() {
         &example(&[true, true, false]),
         Known::Now(store),
         expect![[r#"
-            Cluster   00000000-0000-0000-0000-000000000007
+            Cluster   00000000-0000-0000-0000-000000000007, generation 1, feature level 2
             Leader    127.0.0.1:40000
             Members   2 of 3 up, term 2
             Quorum    2 voters, 2 needed, 2 up: none may fail, heard 40 ms ago
@@ -102,7 +102,7 @@ fn without_a_leader_the_rest_is_unknown() {
         &example(&[false, true, false]),
         Known::Nothing(failure),
         expect![[r#"
-            Cluster   00000000-0000-0000-0000-000000000007
+            Cluster   00000000-0000-0000-0000-000000000007, generation 1, feature level 2
             Leader    none
             Members   1 of 3 up, term 2
             Quorum    2 voters, 2 needed, 1 up: no majority
@@ -127,7 +127,7 @@ fn without_a_leader_the_rest_is_unknown() {
 fn programs_get_the_same() {
     let store = store(&[1, 2, 3], &[1, 2, 3]);
     let report = report(&example(&[true, true, true]), &Known::Now(store));
-    expect![[r#"{"applied":120,"block_size":524288,"block_spec":"crc,base","cluster":"00000000-0000-0000-0000-000000000007","committed":120,"is_old":false,"joint":false,"leader":"127.0.0.1:40000","members":[{"address":"127.0.0.1:40000","applied":120,"id":1,"is_full":false,"lag":0,"role":"leader","snapshot_age_ms":65000,"state":"up","unsaved":20},{"address":"127.0.0.1:40001","applied":120,"id":2,"is_full":false,"lag":1,"role":"voter","snapshot_age_ms":65000,"state":"up","unsaved":20},{"address":"127.0.0.1:40002","applied":120,"id":3,"is_full":false,"lag":null,"role":"learner","snapshot_age_ms":65000,"state":"up","unsaved":20}],"peers":{"count":3,"size":64424509440,"up":3,"used":16106127360},"problems":[],"quorum_acked_ms":40,"revision":9,"ring":{"balanced":true,"blocks_to_move":0,"kind":"ketama","peers":3,"replication":2,"version":2},"sessions":4,"term":2,"volumes":{"count":2,"in_use":1,"size":21474836480},"voters_max":5}"#]].assert_eq(&report.json.to_string());
+    expect![[r#"{"applied":120,"block_size":524288,"block_spec":"crc,base","cluster":"00000000-0000-0000-0000-000000000007","committed":120,"feature_level":2,"generation":1,"is_old":false,"joint":false,"leader":"127.0.0.1:40000","members":[{"address":"127.0.0.1:40000","applied":120,"feature_level":2,"id":1,"is_full":false,"lag":0,"role":"leader","snapshot_age_ms":65000,"state":"up","unsaved":20},{"address":"127.0.0.1:40001","applied":120,"feature_level":2,"id":2,"is_full":false,"lag":1,"role":"voter","snapshot_age_ms":65000,"state":"up","unsaved":20},{"address":"127.0.0.1:40002","applied":120,"feature_level":2,"id":3,"is_full":false,"lag":null,"role":"learner","snapshot_age_ms":65000,"state":"up","unsaved":20}],"peers":{"count":3,"size":64424509440,"up":3,"used":16106127360},"problems":[],"quorum_acked_ms":40,"revision":9,"ring":{"balanced":true,"blocks_to_move":0,"kind":"ketama","peers":3,"replication":2,"version":2},"sessions":4,"term":2,"volumes":{"count":2,"in_use":1,"size":21474836480},"voters_max":5}"#]].assert_eq(&report.json.to_string());
 }
 
 #[test]
@@ -157,27 +157,27 @@ fn without_a_majority_there_is_what_was_known_last() {
         &example(&[false, true, false]),
         Known::Once(store(&[1, 2, 3], &[2])),
         expect![[r#"
-        Cluster   00000000-0000-0000-0000-000000000007
-        Leader    none
-        Members   1 of 3 up, term 2
-        Quorum    2 voters, 2 needed, 1 up: no majority
-        Log       committed 120, applied 120, snapshot none
-        Sessions  4
-        (as one member knew it last; no majority confirms it)
-        Peers     1 of 3 up, 5.0 GiB of 20.0 GiB used (25.00%)
-        Ring      version 2, ketama, replication 2, 3 peers, not balanced yet
-        Volumes   2, 1 in use, 20.0 GiB in all
+            Cluster   00000000-0000-0000-0000-000000000007, generation 1, feature level 2
+            Leader    none
+            Members   1 of 3 up, term 2
+            Quorum    2 voters, 2 needed, 1 up: no majority
+            Log       committed 120, applied 120, snapshot none
+            Sessions  4
+            (as one member knew it last; no majority confirms it)
+            Peers     1 of 3 up, 5.0 GiB of 20.0 GiB used (25.00%)
+            Ring      version 2, ketama, replication 2, 3 peers, not balanced yet
+            Volumes   2, 1 in use, 20.0 GiB in all
 
-        ID  ADDRESS          ROLE     STATE  LAG  APPLIED  SNAPSHOT
-         1  127.0.0.1:40000  voter    down     0        ?         ?
-         2  127.0.0.1:40001  voter    up       1      120     1 min
-         3  127.0.0.1:40002  learner  down     ?        ?         ?
+            ID  ADDRESS          ROLE     STATE  LAG  APPLIED  SNAPSHOT
+             1  127.0.0.1:40000  voter    down     0        ?         ?
+             2  127.0.0.1:40001  voter    up       1      120     1 min
+             3  127.0.0.1:40002  learner  down     ?        ?         ?
 
-        To do:
-        - no member leads, so nothing can be changed: start members until 2 of 2 voters are up; if they are lost for good, see 'torusctl recover'
-        - member 1 at 127.0.0.1:40000 does not answer: start it
-        - member 3 at 127.0.0.1:40002 does not answer: start it
-    "#]],
+            To do:
+            - no member leads, so nothing can be changed: start members until 2 of 2 voters are up; if they are lost for good, see 'torusctl recover'
+            - member 1 at 127.0.0.1:40000 does not answer: start it
+            - member 3 at 127.0.0.1:40002 does not answer: start it
+        "#]],
     );
 }
 
@@ -190,6 +190,7 @@ fn each_thing_that_is_wrong_with_the_group_has_a_line() {
     group.members[0].is_full = true;
     group.members[1].unsaved = Some(250_000);
     group.members[1].lag = Some(5000);
+    group.members[1].feature_level = Some(1);
     group.members[2].state = "other cluster";
     let mut lines = on_group(&group);
     for state in ["other member", "no member"] {
@@ -202,6 +203,7 @@ fn each_thing_that_is_wrong_with_the_group_has_a_line() {
         at the address of member 3, 127.0.0.1:40002, a daemon of another cluster listens: start the member's own there, or 'torusctl member remove 3'
         the disk of member 1 at 127.0.0.1:40000 is full, and it takes no change of the metadata: free some space there
         member 2 at 127.0.0.1:40001 has written no snapshot for 250000 log entries: look at its disk and its log
+        member 2 at 127.0.0.1:40001 knows feature level 1, others 2: upgrade it, as until then what is new is refused
         member 2 at 127.0.0.1:40001 is 5000 log entries behind: look at its disk and its network
         at the address of member 3, 127.0.0.1:40002, another member listens, so this one is gone: two daemons cannot share an address, or 'torusctl member remove 3'
         the daemon at the address of member 3, 127.0.0.1:40002, has no metadata: start it with its data directory, or with --join as a new member, or 'torusctl member remove 3'"#]].assert_eq(&lines.join("\n"));
