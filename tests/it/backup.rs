@@ -11,7 +11,7 @@ use torus_tests::{
 use crate::refused::{FAILURE, assert_refused};
 
 const BOUND: Duration = Duration::from_secs(30);
-/// What comes after a restore begins far behind what came before.
+/// What comes after a restore goes on at least so far behind what came before.
 const LEAP: u64 = 1 << 20;
 
 fn cluster() -> Cluster {
@@ -64,10 +64,7 @@ fn volumes_are_served_again_from_the_stores_when_all_metadata_is_lost() {
     let mut history = History::new(4096);
     let server = cluster.serve("disk");
     let mut client = server.connect().unwrap();
-    for _ in 0..200 {
-        history.write(&mut client, &mut random).unwrap();
-    }
-    history.flush(&mut client).unwrap();
+    history.flushed_writes(&mut client, &mut random, 200).unwrap();
     drop(client);
     server.stop();
     let before = cluster.ctl_json(&["metadata", "dump"]);
@@ -95,10 +92,7 @@ fn volumes_are_served_again_from_the_stores_when_all_metadata_is_lost() {
     let mut client = server.connect().unwrap();
     let prefix = history.check(&mut client).unwrap();
     assert_eq!(prefix.last, prefix.issued);
-    for _ in 0..100 {
-        history.write(&mut client, &mut random).unwrap();
-    }
-    history.flush(&mut client).unwrap();
+    history.flushed_writes(&mut client, &mut random, 100).unwrap();
     drop(client);
     server.stop();
 
@@ -135,15 +129,9 @@ fn what_was_flushed_after_the_backup_stands_as_far_as_its_windows_reach_and_a_st
     let mut history = History::new(4096);
     let stale = cluster.serve("disk");
     let mut client = stale.connect().unwrap();
-    for _ in 0..50 {
-        history.write(&mut client, &mut random).unwrap();
-    }
-    history.flush(&mut client).unwrap();
+    history.flushed_writes(&mut client, &mut random, 50).unwrap();
     let file = back_up(&cluster, "backup");
-    for _ in 0..50 {
-        history.write(&mut client, &mut random).unwrap();
-    }
-    history.flush(&mut client).unwrap();
+    history.flushed_writes(&mut client, &mut random, 50).unwrap();
 
     lose_the_metadata(&mut cluster);
     restore(&mut cluster, &file);

@@ -108,10 +108,7 @@ fn check(replication: usize) {
     let mut client = server.connect().unwrap();
     let mut history = History::new(PAGES);
     let mut random = Random::seeded(11);
-    for _ in 0..500 {
-        history.write(&mut client, &mut random).unwrap();
-    }
-    history.flush(&mut client).unwrap();
+    history.flushed_writes(&mut client, &mut random, 500).unwrap();
     drop(client);
     server.stop();
 

@@ -38,10 +38,7 @@ fn a_stock_server_keeps_what_the_history_says_and_a_file_changed_behind_it_is_no
 
     let mut history = History::new((8 << 20) / PAGE as u64);
     let mut random = Random(5);
-    for _ in 0..100 {
-        history.write(&mut client, &mut random).unwrap();
-    }
-    history.flush(&mut client).unwrap();
+    history.flushed_writes(&mut client, &mut random, 100).unwrap();
     let prefix = history.check(&mut client).unwrap();
     assert_eq!((prefix.last, prefix.flushed), (100, 100));
     client.write_zeroes(0, 4096).unwrap();

@@ -45,10 +45,7 @@ fn one_of_three_members_begins_a_new_group_with_the_volumes_and_an_old_member_is
     let mut history = History::new(4096);
     let server = cluster.serve("disk");
     let mut client = server.connect().unwrap();
-    for _ in 0..100 {
-        history.write(&mut client, &mut random).unwrap();
-    }
-    history.flush(&mut client).unwrap();
+    history.flushed_writes(&mut client, &mut random, 100).unwrap();
     drop(client);
     server.stop();
     let before = cluster.ctl_json(&["metadata", "dump"]);
@@ -107,10 +104,7 @@ fn one_of_three_members_begins_a_new_group_with_the_volumes_and_an_old_member_is
     let mut client = server.connect().unwrap();
     let prefix = history.check(&mut client).unwrap();
     assert_eq!(prefix.last, prefix.issued);
-    for _ in 0..100 {
-        history.write(&mut client, &mut random).unwrap();
-    }
-    history.flush(&mut client).unwrap();
+    history.flushed_writes(&mut client, &mut random, 100).unwrap();
     drop(client);
     server.stop();
 

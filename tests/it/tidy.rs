@@ -38,7 +38,6 @@ const OWNED: &[(&str, &str)] = &[
     ("openraft", "torus-raft"),
     ("rocksdb", "torus-raft"),
     ("memmap2", "torus-blockstore"),
-    ("clap", "torus-cli"),
 ];
 
 const LINES_MAX: usize = 600;

@@ -152,6 +152,19 @@ impl History {
         }
     }
 
+    /// Writes so often, then flushes.
+    pub fn flushed_writes(
+        &mut self,
+        client: &mut NbdClient,
+        random: &mut Random,
+        count: u64,
+    ) -> io::Result<()> {
+        for _ in 0..count {
+            self.write(client, random)?;
+        }
+        self.flush(client)
+    }
+
     /// Flushes what was written so far.
     pub fn flush(&mut self, client: &mut NbdClient) -> io::Result<()> {
         client.flush()?;

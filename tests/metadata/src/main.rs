@@ -27,73 +27,58 @@ mod trace;
 mod world;
 
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::Duration;
 
 use batch::Batch;
+use clap::Parser;
 use mutation::Mutation;
 use run::{Report, simulate};
-
-const USAGE: &str = "\
-Runs the metadata group in one process a seed, under simulated faults.
-
-usage: simulate-metadata [--from SEED] [--seeds COUNT] [--mutate NAME | --mutate all]
-       simulate-metadata --seed SEED [--mutate NAME] [--quiet]
-
-  --seed SEED     runs one seed and prints every event
-  --from SEED     the first seed of a batch; otherwise 1
-  --seeds COUNT   runs so many seeds (1000)
-  --mutate NAME   plants a bug, which must be found; all: one after another
-  --quiet         prints only what came of it
-  --report        prints that for a program";
 
 /// A batch shorter than this proves nothing by what did not happen in it.
 const TELLING_SEEDS: u64 = 40;
 
-#[derive(Default)]
+/// Runs the metadata group in one process a seed, under simulated faults.
+#[derive(Parser)]
 struct Arguments {
+    /// Runs one seed and prints every event.
+    #[arg(long, conflicts_with_all = ["from", "seeds"])]
     seed: Option<u64>,
-    from: Option<u64>,
-    seeds: Option<u64>,
-    mutations: Vec<Mutation>,
+    /// The first seed of a batch.
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+    /// Runs so many seeds.
+    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    seeds: u64,
+    /// Plants a bug, which must be found; all: one after another.
+    #[arg(long, value_name = "NAME")]
+    mutate: Option<Mutations>,
+    /// Prints only what came of it.
+    #[arg(long)]
     quiet: bool,
+    /// Prints that for a program.
+    #[arg(long)]
     report: bool,
 }
 
-impl Arguments {
-    fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut arguments = Self::default();
-        while let Some(word) = words.next() {
-            let mut value = || words.next().ok_or(format!("{word} needs a value"));
-            match word.as_str() {
-                "--seed" => arguments.seed = Some(number(&value()?)?),
-                "--from" => arguments.from = Some(number(&value()?)?),
-                "--seeds" => arguments.seeds = Some(number(&value()?)?),
-                "--mutate" => match value()?.as_str() {
-                    "all" => arguments.mutations = Mutation::ALL.to_vec(),
-                    name => arguments.mutations.push(name.parse()?),
-                },
-                "--quiet" => arguments.quiet = true,
-                "--report" => arguments.report = true,
-                _ => return Err(format!("{word:?} is not known")),
-            }
+#[derive(Clone)]
+struct Mutations(Vec<Mutation>);
+
+impl FromStr for Mutations {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "all" => Ok(Self(Mutation::ALL.to_vec())),
+            name => Ok(Self(vec![name.parse()?])),
         }
-        Ok(arguments)
     }
 }
 
-fn number(text: &str) -> Result<u64, String> {
-    text.parse().map_err(|_| format!("{text:?} is no number"))
-}
-
 fn main() -> ExitCode {
-    let arguments = match Arguments::parse(std::env::args().skip(1)) {
-        Ok(arguments) => arguments,
-        Err(error) => {
-            eprintln!("{error}\n\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
-    let is_right = match (&arguments.seed, &arguments.mutations[..]) {
+    let arguments = Arguments::parse();
+    let mutations = arguments.mutate.as_ref().map_or(&[][..], |it| &it.0);
+    let is_right = match (&arguments.seed, mutations) {
         (Some(seed), mutations) => Ok(one(*seed, mutations.first().copied(), &arguments)),
         (None, []) => many(&arguments),
         (None, mutations) => find_all(mutations, &arguments),
@@ -143,8 +128,8 @@ fn tell_failure(report: &Report, mutation: Option<Mutation>) {
 fn many(arguments: &Arguments) -> std::io::Result<bool> {
     let mut told = Duration::ZERO;
     let mut failed = 0;
-    let count = arguments.seeds.unwrap_or(1000);
-    let batch = Batch::run(arguments.from.unwrap_or(1), count, None, false, |batch| {
+    let count = arguments.seeds;
+    let batch = Batch::run(arguments.from, count, None, false, |batch| {
         batch.failures[failed..].iter().for_each(|report| tell_failure(report, None));
         failed = batch.failures.len();
         if batch.elapsed > told + Duration::from_secs(20) && !arguments.quiet {
@@ -192,7 +177,7 @@ fn find(mutation: Mutation, arguments: &Arguments) -> std::io::Result<bool> {
         println!("{name}: needs a build with --features planted");
         return Ok(false);
     }
-    let (first, count) = (arguments.from.unwrap_or(1), arguments.seeds.unwrap_or(1000));
+    let (first, count) = (arguments.from, arguments.seeds);
     let batch = Batch::run(first, count, Some(mutation), true, |_| {})?;
     match batch.failures.first() {
         Some(report) => {

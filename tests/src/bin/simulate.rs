@@ -1,87 +1,70 @@
 //! The simulation from the command line.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
+#![expect(clippy::print_stdout, reason = "a command line program")]
 #![expect(clippy::disallowed_methods, reason = "how long the runs take in the real world")]
 
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
+use clap::Parser;
 use torus_tests::simulate::{
-    Batch, Limit, Mutation, Report, enumerate_crashes, missing_events, simulate,
+    Batch, Limit, Mutation, NoSuchMutation, Report, enumerate_crashes, missing_events, simulate,
 };
-
-const USAGE: &str = "\
-Runs volumes, peers, disks and metadata in one process under simulated faults.
-
-usage: simulate [--from SEED] [--seeds COUNT | --minutes M] [--mutate NAME | --mutate all]
-       simulate --seed SEED [--mutate NAME] [--quiet]
-       simulate --enumerate
-
-  --seed SEED     runs one seed and prints every event
-  --from SEED     the first seed of a batch; otherwise 1
-  --seeds COUNT   runs so many seeds (1000)
-  --minutes M     runs for so long instead
-  --mutate NAME   plants a bug, which must be found; all: one after another
-  --enumerate     short workloads with a crash at each operation of the disks
-  --quiet         prints only what came of it";
 
 /// Seeds within which a planted bug must be found.
 const MUTATION_SEEDS: u64 = 1000;
 /// A batch shorter than this proves nothing by what did not happen in it.
 const TELLING_SEEDS: u64 = 200;
 
-#[derive(Default)]
+/// Runs volumes, peers, disks and metadata in one process under simulated faults.
+#[derive(Parser)]
 struct Arguments {
+    /// Runs one seed and prints every event.
+    #[arg(long, conflicts_with_all = ["from", "seeds", "minutes", "enumerate"])]
     seed: Option<u64>,
-    from: Option<u64>,
+    /// The first seed of a batch.
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+    /// Runs so many seeds; 1000, unless told.
+    #[arg(long, value_name = "COUNT")]
     seeds: Option<u64>,
-    minutes: Option<f64>,
-    mutations: Vec<Mutation>,
+    /// Runs for so long instead.
+    #[arg(long, conflicts_with_all = ["seeds", "mutate"], value_parser = minutes)]
+    minutes: Option<Duration>,
+    /// Plants a bug, which must be found; all: one after another.
+    #[arg(long, value_name = "NAME")]
+    mutate: Option<Mutations>,
+    /// Plays short workloads with a crash at each operation of the disks.
+    #[arg(long)]
     enumerate: bool,
+    /// Prints only what came of it.
+    #[arg(long)]
     quiet: bool,
 }
 
-impl Arguments {
-    fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut arguments = Self::default();
-        while let Some(word) = words.next() {
-            let mut value = || words.next().ok_or(format!("{word} needs a value"));
-            match word.as_str() {
-                "--seed" => arguments.seed = Some(number(&value()?)?),
-                "--from" => arguments.from = Some(number(&value()?)?),
-                "--seeds" => arguments.seeds = Some(number(&value()?)?),
-                "--minutes" => {
-                    let text = value()?;
-                    let minutes = text.parse().ok().filter(|minutes: &f64| *minutes > 0.0);
-                    arguments.minutes = Some(minutes.ok_or(format!("{text:?} are no minutes"))?);
-                }
-                "--mutate" => match value()?.as_str() {
-                    "all" => arguments.mutations = Mutation::ALL.to_vec(),
-                    name => {
-                        arguments.mutations.push(name.parse().map_err(|e| format!("{e}"))?);
-                    }
-                },
-                "--enumerate" => arguments.enumerate = true,
-                "--quiet" => arguments.quiet = true,
-                _ => return Err(format!("{word:?} is not known")),
-            }
+#[derive(Clone)]
+struct Mutations(Vec<Mutation>);
+
+impl FromStr for Mutations {
+    type Err = NoSuchMutation;
+
+    fn from_str(name: &str) -> Result<Self, NoSuchMutation> {
+        match name {
+            "all" => Ok(Self(Mutation::ALL.to_vec())),
+            name => Ok(Self(vec![name.parse()?])),
         }
-        Ok(arguments)
     }
 }
 
-fn number(text: &str) -> Result<u64, String> {
-    text.parse().map_err(|_| format!("{text:?} is no number"))
+fn minutes(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().map(|minutes: f64| minutes * 60.0).unwrap_or(f64::NAN);
+    Duration::try_from_secs_f64(seconds).map_err(|_| format!("{text:?} are no minutes"))
 }
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::parse(std::env::args().skip(1)) {
-        Ok(arguments) => arguments,
-        Err(error) => {
-            eprintln!("{error}\n\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
-    let is_right = match (&arguments.seed, &arguments.mutations[..]) {
+    let arguments = Arguments::parse();
+    let mutations = arguments.mutate.as_ref().map_or(&[][..], |it| &it.0);
+    let is_right = match (&arguments.seed, mutations) {
         _ if arguments.enumerate => enumerate(),
         (Some(seed), mutations) => one(*seed, mutations.first().copied(), !arguments.quiet),
         (None, []) => many(&arguments),
@@ -118,12 +101,12 @@ fn tell_failure(report: &Report, mutation: Option<Mutation>) {
 fn many(arguments: &Arguments) -> bool {
     let limit = match (arguments.seeds, arguments.minutes) {
         (Some(seeds), _) => Limit::Seeds(seeds),
-        (None, Some(minutes)) => Limit::Time(Duration::from_secs_f64(minutes * 60.0)),
+        (None, Some(minutes)) => Limit::Time(minutes),
         (None, None) => Limit::Seeds(1000),
     };
     let mut told = Instant::now();
     let mut failed = 0;
-    let batch = Batch::run(arguments.from.unwrap_or(1), limit, None, false, |batch| {
+    let batch = Batch::run(arguments.from, limit, None, false, |batch| {
         batch.failures[failed..].iter().for_each(|report| tell_failure(report, None));
         failed = batch.failures.len();
         if told.elapsed() > Duration::from_secs(20) && !arguments.quiet {
@@ -162,7 +145,7 @@ fn find(mutation: Mutation, arguments: &Arguments) -> bool {
         return false;
     }
     let limit = Limit::Seeds(arguments.seeds.unwrap_or(MUTATION_SEEDS));
-    let batch = Batch::run(arguments.from.unwrap_or(1), limit, Some(mutation), true, |_| {});
+    let batch = Batch::run(arguments.from, limit, Some(mutation), true, |_| {});
     let name = mutation.name();
     match batch.failures.first() {
         Some(report) => {

@@ -1,46 +1,31 @@
 //! The soak of the metadata service from the command line: one run after another.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
+#![expect(clippy::print_stdout, reason = "a command line program")]
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::Parser;
 use torus_tests::Stopwatch;
 use torus_tests::soak::{Form, Report, run};
 
-const USAGE: &str = "\
-Five daemons under faults, and whether what their clients saw is linearizable.
-
-usage: soak-metadata [--from SEED] [--minutes M] [--run SECONDS]
-
-  --from SEED    the first seed; otherwise 1. Each run takes the next
-  --minutes M    for how long in all (30)
-  --run SECONDS  harm in one run, which has a new group (150)";
-
-fn main() -> ExitCode {
-    match soak(std::env::args().skip(1)) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("{error}\n\n{USAGE}");
-            ExitCode::FAILURE
-        }
-    }
+/// Five daemons under faults, and whether what their clients saw is linearizable.
+#[derive(Parser)]
+struct Arguments {
+    /// The first seed; each run takes the next.
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    from: u64,
+    /// For how long in all.
+    #[arg(long, default_value_t = 30)]
+    minutes: u64,
+    /// Harm in one run, which has a new group.
+    #[arg(long, value_name = "SECONDS", default_value_t = 150)]
+    run: u64,
 }
 
-fn soak(mut words: impl Iterator<Item = String>) -> Result<bool, String> {
-    let (mut seed, mut minutes, mut seconds) = (1, 30, 150);
-    while let Some(word) = words.next() {
-        let value = words.next().ok_or(format!("{word} needs a value"))?;
-        let value: u64 = value.parse().map_err(|_| format!("{value:?} is no number"))?;
-        match word.as_str() {
-            "--from" => seed = value,
-            "--minutes" => minutes = value,
-            "--run" => seconds = value,
-            _ => return Err(format!("{word:?} is not known")),
-        }
-    }
+fn main() -> ExitCode {
+    let Arguments { from: mut seed, minutes, run: seconds } = Arguments::parse();
     let watch = Stopwatch::start();
     let mut total = Total::default();
     while total.is_clean && watch.elapsed() < Duration::from_secs(minutes * 60) {
@@ -50,7 +35,7 @@ fn soak(mut words: impl Iterator<Item = String>) -> Result<bool, String> {
         seed += 1;
     }
     println!("{total}");
-    Ok(total.is_clean && total.runs > 0)
+    if total.is_clean && total.runs > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// All runs that count: in each of them all kinds of harm were done.

@@ -102,6 +102,8 @@ impl Mutation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoSuchMutation(String);
 
+impl std::error::Error for NoSuchMutation {}
+
 impl std::fmt::Display for NoSuchMutation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let names: Vec<_> = Mutation::ALL.iter().map(|mutation| mutation.name()).collect();

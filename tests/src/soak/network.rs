@@ -4,15 +4,20 @@
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::tools::tool;
 
-/// All that is made has a name that begins so; the process's number follows.
+/// All that is made has a name that begins so; the process's number follows, and the network's letter.
 const PREFIX: &str = "tsB";
+
+/// How many networks this process has made. The kernel takes a deleted one away some time later, so the
+/// next one cannot have its name.
+static MADE: AtomicU8 = AtomicU8::new(0);
 
 #[derive(Debug)]
 pub(super) struct Network {
-    /// Of this process.
+    /// Of this process and network.
     name: String,
     subnet: String,
     hosts: usize,
@@ -23,7 +28,8 @@ impl Network {
     pub(super) fn create(hosts: usize) -> Result<Self, String> {
         let id = std::process::id();
         let subnet = format!("10.{}.{}", 128 + id / 250 % 100, 1 + id % 250);
-        let network = Self { name: format!("{PREFIX}{id}"), subnet, hosts };
+        let letter = char::from(b'a' + MADE.fetch_add(1, Ordering::Relaxed) % 26);
+        let network = Self { name: format!("{PREFIX}{id}{letter}"), subnet, hosts };
         // Dropped on the way out, what was made so far is taken away again.
         let bridge = network.bridge();
         ip(&["link", "add", &bridge, "type", "bridge"])?;

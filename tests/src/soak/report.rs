@@ -65,6 +65,9 @@ impl Report {
         at_least("swaps that came too late", self.lost_swaps, 1);
         at_least("snapshots sent to new members", self.harm.installed, u64::from(is_long));
         at_least("watches that went on", self.resumed, 5);
+        if is_long && self.no_network.is_some() {
+            vacuous.push("no network to do harm to".to_owned());
+        }
         self.vacuous = vacuous;
     }
 }
