@@ -94,7 +94,7 @@ impl Default for Timing {
     /// many times what a healthy one needs, does not cost anybody the lead. (openraft looks at its
     /// clock five times a heartbeat, which is most of what an idle member does.)
     fn default() -> Self {
-        Self { heartbeat_ms: 150, election_min_ms: 400, election_max_ms: 650 }
+        Self { heartbeat_ms: 200, election_min_ms: 400, election_max_ms: 650 }
     }
 }
 
