@@ -36,7 +36,6 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one story")]
 fn one_of_three_members_begins_a_new_group_with_the_volumes_and_an_old_member_is_refused() {
     let mut cluster = Cluster::start(&ClusterOptions { size: "512MiB", ..Default::default() });
     voters(&cluster, 3);

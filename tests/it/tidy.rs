@@ -34,11 +34,8 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates of others that only one of ours may use.
-const OWNED: &[(&str, &str)] = &[
-    ("openraft", "torus-raft"),
-    ("rocksdb", "torus-raft"),
-    ("memmap2", "torus-blockstore"),
-];
+const OWNED: &[(&str, &str)] =
+    &[("openraft", "torus-raft"), ("rocksdb", "torus-raft"), ("memmap2", "torus-blockstore")];
 
 const LINES_MAX: usize = 600;
 
