@@ -154,7 +154,9 @@ pub(super) async fn promote_one(
     let voters = electorate.with(id.0, instead_of.map(|other| other.0), &silent);
     let voters = voters.ok_or_else(|| {
         let voters = u32::try_from(electorate.voters.len()).unwrap_or(u32::MAX);
-        Denied::EvenVoters(voters.saturating_add(1))
+        // Where both vote already, one gives its vote up.
+        let change = if is_voter { -1 } else { 1 };
+        Denied::EvenVoters(voters.saturating_add_signed(change))
     })?;
     if voters != electorate.voters || status.joint {
         insist(|| node.set_voters(voters.clone())).await?;

@@ -10,8 +10,7 @@ use tokio::sync::watch;
 use tonic::transport::Server;
 use torus_blockstore::PeerId;
 use torus_metadata::{
-    Command, Member, MemberOptions, MemberState, MetadataService, Peer, Revision, Timing, Tuning,
-    WatchItem,
+    Command, Member, MemberOptions, MemberState, MetadataService, Peer, Revision, Tuning, WatchItem,
 };
 use uuid::Uuid;
 
@@ -38,7 +37,6 @@ pub(crate) fn addresses(world: &World) -> Vec<String> {
 
 fn tuning(world: &World, number: usize) -> Tuning {
     Tuning {
-        timing: Timing { heartbeat_ms: 100, election_min_ms: 500, election_max_ms: 800 },
         snapshot_after: world.swarm.snapshot_after,
         keep_entries: world.swarm.keep_entries,
         dial: dial(),

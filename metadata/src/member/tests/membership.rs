@@ -34,6 +34,12 @@ async fn votes_are_given_and_taken_and_stay_odd() {
     let status = admin.status().await.unwrap();
     assert!(voting(&status).contains(&learner) && !voting(&status).contains(&leader));
     assert_eq!(voters(&status), 3);
+    // It was done: that it is asked for once more, as after a lost answer, changes nothing.
+    admin.promote(learner, Some(leader)).await.unwrap();
+    assert_eq!(voting(&admin.status().await.unwrap()), voting(&status));
+    let other = *voting(&status).iter().find(|node| **node != learner).unwrap();
+    let error = admin.promote(learner, Some(other)).await.unwrap_err();
+    assert!(matches!(error, AdminError::EvenVoters { voters: 2 }), "{error}");
     client.execute(create("after")).await.unwrap();
 
     // The log says the same, on every member.
