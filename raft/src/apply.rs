@@ -79,8 +79,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
                     self.apply_command(entry.log_id.index, &command)?
                 }
                 Payload::Membership(membership) => {
-                    let joint = membership.get_joint_config().len() > 1;
-                    lock(&self.app).regroup(&status::members(&membership, |_| None), joint);
+                    status::regroup(lock(&self.app).as_mut(), &membership);
                     self.membership = StoredMembership::new(Some(entry.log_id), membership);
                     Vec::new()
                 }

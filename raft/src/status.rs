@@ -7,6 +7,7 @@ use openraft::Instant;
 
 use crate::config::{Membership, Metrics};
 use crate::error::Leader;
+use crate::machine::StateMachine;
 
 /// A view of the group from one node. Another node, or the same one later, may see another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,7 +105,7 @@ impl Status {
             snapshot_age_ms: None,
             is_full: false,
             members,
-            joint: membership.get_joint_config().len() > 1,
+            joint: is_joint(membership),
             membership_committed: metrics.membership_config.log_id()
                 == metrics.committed_membership_config.log_id(),
             quorum_acked_ms: acked.map(|ago| u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)),
@@ -112,11 +113,18 @@ impl Status {
     }
 }
 
+/// Tells the state machine who is in the group, as an entry of the log says.
+pub(crate) fn regroup(app: &mut dyn StateMachine, membership: &Membership) {
+    app.regroup(&members(membership, |_| None), is_joint(membership));
+}
+
+/// Whether a change of the voters has begun and not ended.
+fn is_joint(membership: &Membership) -> bool {
+    membership.get_joint_config().len() > 1
+}
+
 /// The members, with what `matched` says of each.
-pub(crate) fn members(
-    membership: &Membership,
-    matched: impl Fn(&u64) -> Option<u64>,
-) -> Vec<Member> {
+fn members(membership: &Membership, matched: impl Fn(&u64) -> Option<u64>) -> Vec<Member> {
     let voters: BTreeSet<u64> = membership.voter_ids().collect();
     let member = |(node, at): (&u64, &openraft::BasicNode)| Member {
         node: *node,

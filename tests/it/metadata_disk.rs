@@ -103,16 +103,22 @@ fn inject(cluster: &mut Cluster, index: usize, what: &str) -> Process {
     process
 }
 
+/// Waits until a volume is there that is being created.
+#[track_caller]
+fn wait_for_a_change(cluster: &Cluster) {
+    wait_until("changes are taken", BOUND, || {
+        let outcome = cluster.ctl(&["volume", "create-block", "disk", "16MiB"]);
+        let done = outcome.code == 0 || outcome.stderr.contains("already");
+        if done { Ok(()) } else { Err(outcome) }
+    });
+}
+
 #[test]
 fn the_first_sync_that_fails_ends_the_daemon() {
     let mut cluster = three();
     let leader = cluster.leader();
     let _strace = inject(&mut cluster, leader, "error=EIO");
-    wait_until("another leads and changes are taken", BOUND, || {
-        let outcome = cluster.ctl(&["volume", "create-block", "disk", "16MiB"]);
-        let done = outcome.code == 0 || outcome.stderr.contains("already");
-        if done { Ok(()) } else { Err(outcome) }
-    });
+    wait_for_a_change(&cluster);
     let (code, log) = cluster.ended(leader, BOUND);
     assert_eq!(code, 1, "{log}");
     let last = log.lines().last().unwrap_or_default();
@@ -129,11 +135,7 @@ fn a_leader_whose_disk_hangs_hands_over_and_then_ends() {
     let leader = cluster.leader();
     let strace = inject(&mut cluster, leader, "delay_enter=600000000");
     // The others are a majority: changes are taken all the time.
-    wait_until("changes are taken", BOUND, || {
-        let outcome = cluster.ctl(&["volume", "create-block", "disk", "16MiB"]);
-        let done = outcome.code == 0 || outcome.stderr.contains("already");
-        if done { Ok(()) } else { Err(outcome) }
-    });
+    wait_for_a_change(&cluster);
     wait_until("another leads", BOUND, || {
         if cluster.leader() == leader { Err("the leader hangs") } else { Ok(()) }
     });

@@ -50,20 +50,17 @@ impl AdminClient {
     /// Begins a cluster on the first of the daemons that answers. Returns when the daemons that
     /// were waiting to join it are in, or after 15 s.
     pub async fn init(&self, options: InitOptions) -> Result<Initialised, AdminError> {
-        match self.find_first().await? {
+        let (address, is_member) = match self.find_first().await? {
             // Another must not begin beside it. It is asked all the same: an `init` that was
             // interrupted is finished there.
-            First::Member(address, _) => match init_at(&self.dial, address, options).await {
-                Ok(Err(Denied::AlreadyMember(_))) | Err(_) => {
-                    Err(Refusal::AlreadyInitialised.into())
-                }
-                Ok(result) => result.map_err(|denied| denied.at(address)),
-            },
-            First::Waits(address) => match init_at(&self.dial, address, options).await {
-                Ok(Err(Denied::AlreadyMember(_))) => Err(Refusal::AlreadyInitialised.into()),
-                Ok(result) => result.map_err(|denied| denied.at(address)),
-                Err(missed) => Err(missed.outcome_unknown(address)),
-            },
+            First::Member(address, _) => (address, true),
+            First::Waits(address) => (address, false),
+        };
+        match init_at(&self.dial, address, options).await {
+            Ok(Err(Denied::AlreadyMember(_))) => Err(Refusal::AlreadyInitialised.into()),
+            Ok(result) => result.map_err(|denied| denied.at(address)),
+            Err(_) if is_member => Err(Refusal::AlreadyInitialised.into()),
+            Err(missed) => Err(missed.outcome_unknown(address)),
         }
     }
 

@@ -196,8 +196,7 @@ impl<A: StateMachine> Reading<A> {
             }
             Payload::Membership(membership) => {
                 // It counts in the state as it did when the group applied it.
-                let joint = membership.get_joint_config().len() > 1;
-                self.app.regroup(&status::members(&membership, |_| None), joint);
+                status::regroup(&mut self.app, &membership);
                 self.membership = StoredMembership::new(Some(entry.log_id), membership);
             }
         }
