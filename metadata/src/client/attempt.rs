@@ -1,9 +1,10 @@
 //! One call to one member, and one watch of one member.
 
+use std::pin::pin;
 use std::sync::Arc;
 
-use async_stream::stream;
-use futures::Stream;
+use async_stream::{stream, try_stream};
+use futures::{Stream, StreamExt};
 use tonic::Status;
 use tonic::transport::Channel;
 
@@ -98,52 +99,69 @@ pub(super) async fn there(
     }
 }
 
-/// Watches one member until that breaks off. The next watch asks another.
+/// Watches a member until that breaks off. The next watch asks another.
+///
+/// How far back a member's changes go depends on when it began, so that `compacted` is said only
+/// when no member has all that is asked for.
 pub(super) fn watch(
     client: Client,
     from: Option<Revision>,
     kinds: Vec<EventKind>,
 ) -> impl Stream<Item = Result<WatchItem, Error>> + Send {
     stream! {
-        // A watch needs no leader, so any member will do, and load is spread.
-        let address = client.contacts(|contacts| {
+        // A watch needs no leader, so any member will do, and load is spread: the leader comes last.
+        let order = client.contacts(|contacts| {
             contacts.turn();
-            let mut order = contacts.order();
-            order.pop()
+            contacts.order()
         });
-        let Some(address) = address else {
-            yield Err(Error::Unavailable { tried: String::new(), source: None });
-            return;
-        };
-        let mut replies = match open(&client, &address, from, kinds).await {
-            Ok(replies) => replies,
-            Err(error) => {
-                yield Err(error);
-                return;
+        let mut compacted = None;
+        for address in order.into_iter().rev() {
+            let mut items = pin!(watch_at(&client, address, from, kinds.clone()));
+            let mut begun = false;
+            while let Some(item) = items.next().await {
+                match item {
+                    Ok(item) => {
+                        begun = true;
+                        yield Ok(item);
+                    }
+                    Err(error) if !begun && matches!(error, Error::Compacted { .. }) => {
+                        compacted = Some(error);
+                    }
+                    // One that cannot be reached might have them, but need not come back.
+                    Err(_) if !begun && compacted.is_some() => {}
+                    Err(error) => {
+                        yield Err(error);
+                        return;
+                    }
+                }
             }
-        };
+        }
+        yield Err(compacted.unwrap_or(Error::Unavailable { tried: String::new(), source: None }));
+    }
+}
+
+/// Watches the member at `address`; ends with an error.
+fn watch_at(
+    client: &Client,
+    address: String,
+    from: Option<Revision>,
+    kinds: Vec<EventKind>,
+) -> impl Stream<Item = Result<WatchItem, Error>> + Send {
+    try_stream! {
+        let mut replies = open(client, &address, from, kinds).await?;
         let mut parts = Parts::default();
         loop {
             let mut reply = match tokio::time::timeout(WATCH_SILENCE, replies.message()).await {
                 Ok(Ok(Some(reply))) => reply,
+                Ok(Err(status)) => Err(unavailable(address.clone(), status))?,
                 Ok(Ok(None)) | Err(_) => {
-                    yield Err(Error::Unavailable { tried: address, source: None });
-                    return;
-                }
-                Ok(Err(status)) => {
-                    yield Err(unavailable(address, status));
-                    return;
+                    Err(Error::Unavailable { tried: address.clone(), source: None })?
                 }
             };
             client.contacts(|contacts| contacts.learn(std::mem::take(&mut reply.members)));
-            match decode(reply, &address, &mut parts) {
-                Ok(Some(item)) => yield Ok(item),
-                // More of it comes.
-                Ok(None) => {}
-                Err(error) => {
-                    yield Err(error);
-                    return;
-                }
+            // Some lists come in parts.
+            if let Some(item) = decode(reply, &address, &mut parts)? {
+                yield item;
             }
         }
     }

@@ -3,16 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::future::{self, BoxFuture};
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Client;
 use crate::fixtures;
+use crate::machine::RequestId;
+use crate::serve::{Backend, Freshness};
+use crate::wire::{Failure, KeptAlive};
 use crate::{
     Answer, Command, Error, Event, EventKind, Followed, MetadataService, Outcome, Query, Refusal,
-    Revision, TempService, WatchItem, follow,
+    Response, Revision, SessionId, TempService, WatchItem, follow,
 };
 
 struct Server {
@@ -22,15 +27,52 @@ struct Server {
 }
 
 async fn serve(service: TempService) -> Server {
+    let (address, task) = serve_routes(|address| service.routes(address)).await;
+    Server { address, service, _task: task }
+}
+
+async fn serve_routes(
+    routes: impl FnOnce(&str) -> tonic::service::Routes,
+) -> (String, AbortOnDropHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let routes = service.routes(&address);
+    let routes = routes(&address);
     let task = tokio::spawn(async move {
         let incoming = TcpListenerStream::new(listener);
         let server = tonic::transport::Server::builder().add_routes(routes);
         server.serve_with_incoming(incoming).await.unwrap();
     });
-    Server { address, service, _task: AbortOnDropHandle::new(task) }
+    (address, AbortOnDropHandle::new(task))
+}
+
+/// A member that can be watched, but keeps no changes up to this revision.
+struct Forgetful(Revision);
+
+impl Backend for Forgetful {
+    fn execute(&self, _: RequestId, _: Command) -> BoxFuture<'_, Result<Response, Failure>> {
+        future::ready(Err(Failure::Unavailable)).boxed()
+    }
+
+    fn query(&self, _: Query, _: Freshness) -> BoxFuture<'_, Result<Answer, Failure>> {
+        future::ready(Err(Failure::Unavailable)).boxed()
+    }
+
+    fn keep_alive(&self, _: SessionId) -> BoxFuture<'_, Result<KeptAlive, Failure>> {
+        future::ready(Err(Failure::Unavailable)).boxed()
+    }
+
+    fn watch(
+        &self,
+        from: Option<Revision>,
+        _: Vec<EventKind>,
+    ) -> BoxStream<'static, Result<WatchItem, Error>> {
+        let compacted = self.0;
+        let item = match from {
+            Some(from) if from < compacted => Err(Error::Compacted { compacted }),
+            _ => Ok(WatchItem::Progress(Revision(9))),
+        };
+        stream::iter([item]).chain(stream::pending()).boxed()
+    }
 }
 
 /// An address at which nobody listens.
@@ -110,6 +152,48 @@ async fn a_watch_resumes_without_gaps() {
     let mut watch = client.watch(Revision(2), vec![]);
     let next = watch.next().await.unwrap().unwrap();
     assert!(matches!(next, WatchItem::Events { revision: Revision(3), .. }), "{next:?}");
+}
+
+#[tokio::test]
+async fn compacted_is_said_only_when_nobody_has_the_changes() {
+    let member = |compacted| {
+        serve_routes(move |address| {
+            let backend = Arc::new(Forgetful(Revision(compacted)));
+            let members = vec![address.to_owned()].into();
+            tonic::service::Routes::new(crate::serve::service(backend, members))
+        })
+    };
+    let (whole, _serving_whole) = member(0).await;
+    let (late, _serving_late) = member(5).await;
+    let (later, _serving_later) = member(7).await;
+    let gone = nobody().await;
+
+    let client = Client::new([whole.clone(), late.clone(), later.clone(), gone.clone()]);
+    // The leader is the last to be asked, but asked it is.
+    client.contacts(|contacts| contacts.set_leader(&whole));
+    let mut answered = 0;
+    for _ in 0..8 {
+        match client.watch(Revision(3), vec![]).next().await.unwrap() {
+            Ok(item) => {
+                assert!(matches!(item, WatchItem::Progress(Revision(9))), "{item:?}");
+                answered += 1;
+            }
+            Err(Error::Unavailable { tried, .. }) => assert_eq!(tried, gone),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(answered >= 5, "{answered} of 8 watches began");
+
+    let client = Client::new([late, later, gone.clone()]);
+    let mut compacted = 0;
+    for _ in 0..6 {
+        match client.watch(Revision(3), vec![]).next().await.unwrap() {
+            Err(Error::Compacted { .. }) => compacted += 1,
+            Err(Error::Unavailable { tried, .. }) => assert_eq!(tried, gone),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(compacted >= 4, "{compacted} of 6 watches were told");
 }
 
 #[tokio::test]
