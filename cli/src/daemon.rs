@@ -127,13 +127,8 @@ async fn serve(arguments: Arguments, data: &Arc<DataThreads>) -> Result<(), Fail
     let listener = port.listen(BACKLOG)?;
 
     let storage = Arc::new(Storage::new());
-    let doors = listen::start(
-        listener,
-        member.routes(),
-        Arc::clone(&storage),
-        Arc::clone(data),
-        stop.clone(),
-    );
+    let doors =
+        listen::start(listener, &member, Arc::clone(&storage), Arc::clone(data), stop.clone());
     if let Some(listener) = http {
         tokio::spawn(http::serve(listener, Arc::clone(&storage), stop.clone()));
     }

@@ -15,6 +15,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use tokio::time::Instant;
+use torus_dial::Dial;
 
 use crate::error::call_failed;
 use crate::machine::RequestId;
@@ -22,7 +23,7 @@ use crate::requests::Requests;
 use crate::serve::{Backend, Freshness};
 use crate::wire::{Failure, KeptAlive};
 use crate::{
-    Answer, Applied, Command, Dial, Error, EventKind, MetadataService, Query, Response, Revision,
+    Answer, Applied, Command, Error, EventKind, MetadataService, Query, Response, Revision,
     SessionId, WatchItem,
 };
 use attempt::Missed;

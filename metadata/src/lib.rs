@@ -51,7 +51,6 @@ pub use admin::{
 pub use backup::{Backup, BackupError, BackupInfo};
 pub use client::Client;
 pub use command::{Answer, Applied, Command, Event, EventKind, Outcome, Query, Response};
-pub use dial::Dial;
 pub use error::{Error, Refusal};
 pub use follow::{Followed, follow, follow_from};
 pub use level::FeatureLevel;

@@ -22,20 +22,23 @@ mod tests;
 mod touch;
 
 use std::error::Error as StdError;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::Stream;
 use tokio::sync::{mpsc, watch};
 use torus_blockstore::PeerId;
-use torus_raft::RaftNode;
+use torus_dial::{Dial, Socket};
+use torus_raft::{RaftNode, Rewound};
 use uuid::Uuid;
 
 use self::core::Core;
 use crate::serve::Backend;
 use crate::wire::proto::admin_server::AdminServer;
 use crate::wire::{Image, write_snapshot};
-use crate::{Client, Dial, FeatureLevel, MetadataService, NodeId, serve};
+use crate::{Client, FeatureLevel, MetadataService, NodeId, serve};
 
 #[cfg(feature = "raft")]
 pub use recovery::{RecoverError, Refounded, Survivor};
@@ -181,7 +184,21 @@ impl Member {
         Ok(Self { core })
     }
 
-    /// The gRPC services, for the server at the daemon's address.
+    /// The connections to the daemon's address without those that are lines of its group, which
+    /// this serves as long as the stream lives.
+    pub fn divide<S, I>(
+        &self,
+        incoming: I,
+    ) -> impl Stream<Item = io::Result<Rewound<S>>> + use<S, I>
+    where
+        S: Socket + 'static,
+        I: Stream<Item = io::Result<S>> + Send,
+    {
+        let gate = self.core.gate();
+        torus_raft::divide(incoming, move || gate.transport())
+    }
+
+    /// The gRPC services, for a server of the [other connections](Self::divide).
     pub fn routes(&self) -> tonic::service::Routes {
         let backend = Arc::clone(&self.core) as Arc<dyn Backend>;
         let admin = AdminServer::new(admin::Admin(Arc::clone(&self.core)));

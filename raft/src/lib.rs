@@ -5,14 +5,13 @@
 //! the voters; what [`RaftNode::linearize`] waited for contains every write that had returned.
 //!
 //! RocksDB keeps the log. Built without the feature `rocksdb`, or for a simulation, a node runs on
-//! another [`Storage`], over connections that another [`Dial`] makes.
+//! another [`Storage`], over connections that another [`Dial`](torus_dial::Dial) makes.
 //!
 //! No type of openraft leaves this crate, neither in its interface nor on disk nor on the wire:
 //! both formats are `proto/raft.proto`, and a newer openraft changes nothing for anyone else.
 
 mod apply;
 mod config;
-mod dial;
 mod error;
 mod log;
 mod machine;
@@ -25,7 +24,6 @@ mod storage;
 mod transport;
 mod wire;
 
-pub use dial::Dial;
 pub use error::{
     DecodeError, Error, Failure, Leader, MemberError, ReadError, SnapshotError, WriteError,
 };
@@ -36,4 +34,4 @@ pub use node::{Position, RaftNode, Remains};
 pub use options::{Identity, Options, Timing};
 pub use status::{Leadership, Member, Role, Status};
 pub use storage::{Change, Entries, Pace, Records, Storage};
-pub use transport::Transport;
+pub use transport::{Rewound, Transport, divide};

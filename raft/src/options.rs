@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::dial::Dial;
+use torus_dial::Dial;
+
 use crate::error::Error;
 use crate::storage::Storage;
 

@@ -1,16 +1,21 @@
-//! How members talk: gRPC over long-lived connections, the messages of `proto/raft.proto`.
+//! How members talk: by the messages of `proto/raft.proto`, over long-lived connections, those of
+//! gRPC and [lines](line).
 //!
 //! Every request names the group and the node that it is meant for. An address may come to belong
 //! to another node, and a message that reached that one would be an answer from the wrong log.
 
+mod appends;
 mod channels;
 mod client;
+mod division;
+mod line;
 mod server;
 
 use tonic::Status;
 
 pub(crate) use channels::Channels;
 pub(crate) use client::read_index;
+pub use division::{Rewound, divide};
 pub(crate) use server::Receiver;
 pub use server::Transport;
 

@@ -1,4 +1,4 @@
-//! The daemon's one port: the first bytes of a connection tell the data protocol from gRPC.
+//! The daemon's one port: the first bytes of a connection tell the data protocol from the others.
 
 use std::io;
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
 use tonic::transport::Server;
+use torus_metadata::Member;
 
 use super::storage::Storage;
 use super::threads::DataThreads;
@@ -23,15 +23,16 @@ const RETRY: Duration = Duration::from_millis(100);
 /// How often to look whether more of the first bytes have come.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Serves the port until `stop`: gRPC by `routes` here, data by `storage` on the threads `data`.
+/// Serves the port until `stop`: what is for `member` here, data by `storage` on the threads `data`.
 pub(super) fn start(
     listener: TcpListener,
-    routes: Routes,
+    member: &Member,
     storage: Arc<Storage>,
     data: Arc<DataThreads>,
     stop: CancellationToken,
 ) -> JoinHandle<()> {
     let (calls, incoming) = mpsc::channel::<io::Result<TcpStream>>(64);
+    let (routes, incoming) = (member.routes(), member.divide(ReceiverStream::new(incoming)));
     let stopped = stop.clone();
     let grpc = tokio::spawn(async move {
         let server = Server::builder()
@@ -39,7 +40,6 @@ pub(super) fn start(
             .http2_keepalive_interval(Some(Duration::from_secs(5)))
             .http2_keepalive_timeout(Some(Duration::from_secs(5)))
             .add_routes(routes);
-        let incoming = ReceiverStream::new(incoming);
         let ended = server.serve_with_incoming_shutdown(incoming, stopped.cancelled_owned()).await;
         if let Err(error) = ended {
             tracing::error!(%error, "the gRPC server ended");

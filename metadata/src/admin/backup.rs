@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use tokio_stream::wrappers::ReceiverStream;
+use torus_dial::Dial;
 
 use super::client::{First, Missed, Silent, stub, within};
 use super::{AdminClient, AdminError, Denied, Restored};
-use crate::Dial;
 use crate::wire::proto::backup_chunk::Kind;
 use crate::wire::{Failure, Malformed, proto};
 

@@ -6,12 +6,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::transport::Channel;
+use torus_dial::Dial;
 
 use super::{AdminError, Applicant, Denied, GroupStatus, InitOptions, Initialised, Membership};
+use crate::dial::channel;
 use crate::error::call_failed;
 use crate::wire::proto::admin_client::AdminClient as Stub;
 use crate::wire::{Failure, Malformed, proto};
-use crate::{Dial, NodeId, Refusal};
+use crate::{NodeId, Refusal};
 
 /// How long a call goes on looking for the leader.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -349,7 +351,7 @@ pub(super) async fn within<T>(
 }
 
 pub(super) fn stub(dial: &Dial, address: &str) -> Result<Stub<Channel>, Missed> {
-    Ok(Stub::new(dial.channel(address).ok_or(Missed::Address)?))
+    Ok(Stub::new(channel(dial, address).ok_or(Missed::Address)?))
 }
 
 fn now() -> Instant {

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tonic::transport::Channel;
+use torus_dial::Dial;
 
 use super::attempt::Missed;
-use crate::Dial;
+use crate::dial::channel;
 
 /// The members that a client knows.
 pub(super) struct Contacts {
@@ -85,7 +86,7 @@ impl Contacts {
         if let Some(channel) = self.channels.get(address) {
             return Ok(channel.clone());
         }
-        let channel = self.dial.channel(address).ok_or(Missed::Address)?;
+        let channel = channel(&self.dial, address).ok_or(Missed::Address)?;
         self.channels.insert(address.to_owned(), channel.clone());
         Ok(channel)
     }

@@ -79,12 +79,11 @@ impl Core {
 
     pub(super) fn raft_options(&self) -> torus_raft::Options {
         let storage = self.tuning.storage.clone();
-        let dial = self.tuning.dial.clone();
         torus_raft::Options {
             timing: self.tuning.timing,
             snapshot_after: self.tuning.snapshot_after,
             keep_entries: self.tuning.keep_entries,
-            dial: torus_raft::Dial::by(move |endpoint| dial.connect(endpoint)),
+            dial: self.tuning.dial.clone(),
             ..torus_raft::Options::on(storage, &self.options.dir, &self.options.address)
         }
     }

@@ -19,6 +19,10 @@ impl Gate {
     pub(super) fn set(&self, transport: Option<Transport>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = transport;
     }
+
+    pub(super) fn transport(&self) -> Option<Transport> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl NamedService for Gate {
@@ -35,8 +39,7 @@ impl Service<http::Request<Body>> for Gate {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let transport = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
-        match transport {
+        match self.transport() {
             Some(mut transport) => transport.call(request),
             None => Box::pin(async {
                 Ok(Status::unavailable("this daemon is in no cluster yet").into_http())

@@ -80,7 +80,7 @@ impl Daemon {
         let stop = CancellationToken::new();
         let server = tonic::transport::Server::builder().add_routes(member.routes());
         let stopped = stop.clone().cancelled_owned();
-        let incoming = TcpListenerStream::new(listener);
+        let incoming = member.divide(TcpListenerStream::new(listener));
         tokio::spawn(async move {
             server.serve_with_incoming_shutdown(incoming, stopped).await.unwrap();
         });

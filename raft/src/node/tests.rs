@@ -104,8 +104,10 @@ impl Member {
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let router = tonic::transport::Server::builder().add_service(node.transport());
+        let transport = node.transport();
         let server = tokio::spawn(async move {
             let incoming = TcpListenerStream::new(listener);
+            let incoming = crate::divide(incoming, move || Some(transport.clone()));
             tokio::select! {
                 served = router.serve_with_incoming(incoming) => served.unwrap(),
                 _ = stopped => {}
@@ -326,7 +328,7 @@ async fn messages_for_another_group_or_node_are_refused() {
         let from = Identity::first(cluster, 9);
         let channels = crate::transport::Channels::new(
             from,
-            crate::Dial::default(),
+            torus_dial::Dial::default(),
             crate::storage::Blocking::Threads,
         );
         let found = crate::transport::read_index(&channels, target, &first.address, SOON).await;
@@ -335,7 +337,7 @@ async fn messages_for_another_group_or_node_are_refused() {
     let from = Identity::first(CLUSTER, 9);
     let channels = crate::transport::Channels::new(
         from,
-        crate::Dial::default(),
+        torus_dial::Dial::default(),
         crate::storage::Blocking::Threads,
     );
     let found = crate::transport::read_index(&channels, 1, &first.address, SOON).await;

@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tonic::transport::{Channel, Endpoint};
+use torus_dial::Dial;
 
 use crate::config::MESSAGE_SIZE_MAX;
-use crate::dial::Dial;
 use crate::options::Identity;
 use crate::storage::Blocking;
 use crate::wire::proto::raft_client::RaftClient;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -33,7 +33,7 @@ type Open = BTreeMap<(u64, Lane), (String, Channel)>;
 pub(crate) struct Channels {
     pub(super) from: Identity,
     pub(super) blocking: Blocking,
-    dial: Dial,
+    pub(super) dial: Dial,
     open: Arc<Mutex<Open>>,
     refused: Arc<AtomicBool>,
 }
@@ -64,7 +64,7 @@ impl Channels {
         let channel = match open.get(&(node, lane)) {
             Some((at, channel)) if at == address => channel.clone(),
             _ => {
-                let channel = self.dial.connect(endpoint(address)?);
+                let channel = self.dial.channel(&endpoint(address)?);
                 open.insert((node, lane), (address.to_owned(), channel.clone()));
                 channel
             }
@@ -81,7 +81,6 @@ fn endpoint(address: &str) -> Option<Endpoint> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
     let endpoint = endpoint
         .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true);

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::Stream;
+use futures::future::{self, BoxFuture};
+use futures::stream::BoxStream;
+use futures::{FutureExt, Stream, StreamExt};
 use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::errors::{
     NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
@@ -21,8 +23,10 @@ use openraft::{BasicNode, OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetwor
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
+use super::appends::Appended;
 use super::channels::{Channels, Lane};
 use super::envelope;
+use super::line::Line;
 use crate::config::{LogId, TypeConfig};
 use crate::error::DecodeError;
 use crate::snapshot::SnapshotFile;
@@ -30,20 +34,17 @@ use crate::storage::Blocking;
 use crate::wire::proto::raft_client::RaftClient;
 use crate::wire::{proto, required};
 
-type RpcError = RPCError<TypeConfig>;
+pub(super) type RpcError = RPCError<TypeConfig>;
 
 const CHUNK_SIZE: usize = 512 << 10;
-/// An append that carries entries waits for the disk of the follower, and openraft's own budget,
-/// one heartbeat, would give a slow disk up for lost again and again. Liveness does not depend on
-/// it: heartbeats have a connection and a budget of their own.
-const APPEND_PATIENCE: u32 = 10;
-
 /// The way to one other member.
 pub(crate) struct Network {
-    channels: Channels,
+    pub(super) channels: Channels,
     target: u64,
-    address: String,
+    pub(super) address: String,
     lane: Lane,
+    /// By which appends go, unless one is under way; made when it is needed.
+    pub(super) line: Option<Line>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Channels {
@@ -63,8 +64,9 @@ impl RaftNetworkFactory<TypeConfig> for Channels {
 }
 
 impl Channels {
-    fn network(&self, target: u64, node: &BasicNode, lane: Lane) -> Network {
-        Network { channels: self.clone(), target, address: node.addr.clone(), lane }
+    pub(super) fn network(&self, target: u64, node: &BasicNode, lane: Lane) -> Network {
+        let (channels, address) = (self.clone(), node.addr.clone());
+        Network { channels, target, address, lane, line: None }
     }
 }
 
@@ -76,7 +78,7 @@ impl Network {
         })
     }
 
-    fn envelope(&self) -> Option<proto::Envelope> {
+    pub(super) fn envelope(&self) -> Option<proto::Envelope> {
         Some(envelope(self.channels.from, self.target))
     }
 
@@ -94,13 +96,13 @@ impl Network {
         }
     }
 
-    fn timeout(&self, action: RPCTypes, timeout: Duration) -> Timeout<TypeConfig> {
+    pub(super) fn timeout(&self, action: RPCTypes, timeout: Duration) -> Timeout<TypeConfig> {
         Timeout { action, id: self.channels.from.node, target: self.target, timeout }
     }
 
     /// A member that is away or is another node than expected is left alone for a while; one
     /// that answers nonsense is asked again.
-    fn failed(&self, status: &Status) -> RpcError {
+    pub(super) fn failed(&self, status: &Status) -> RpcError {
         let text = format!("node {} at {}: {}", self.target, self.address, status.message());
         if status.code() == Code::FailedPrecondition {
             self.channels.note_refused();
@@ -217,7 +219,7 @@ fn unsendable(err: &io::Error) -> StreamingError<TypeConfig> {
     StreamingError::Network(NetworkError::new(err))
 }
 
-fn nonsense(err: &DecodeError) -> RpcError {
+pub(super) fn nonsense(err: &DecodeError) -> RpcError {
     RPCError::Network(NetworkError::new(err))
 }
 
@@ -229,31 +231,18 @@ impl RaftNetworkV2<TypeConfig> for Network {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
-        use proto::append_response::Outcome;
-        let patience = if request.entries.is_empty() { 1 } else { APPEND_PATIENCE };
-        let first_append = request.prev_log_id.is_none();
-        let request = proto::AppendRequest {
-            envelope: self.envelope(),
-            vote: Some(request.vote.into()),
-            previous: request.prev_log_id.map(Into::into),
-            entries: request.entries.iter().map(Into::into).collect(),
-            committed: request.leader_commit.map(Into::into),
-        };
-        let mut client = self.client()?;
-        let limit = option.soft_ttl() * patience;
-        let reply = self.call(RPCTypes::AppendEntries, limit, client.append(request)).await?;
-        match required(reply.outcome, "outcome").map_err(|err| nonsense(&err))? {
-            Outcome::Success(_) => Ok(AppendEntriesResponse::Success),
-            Outcome::Partial(partial) => {
-                Ok(AppendEntriesResponse::PartialSuccess(partial.matched.map(Into::into)))
-            }
-            // Nothing can conflict with the beginning of the log; openraft would panic.
-            Outcome::Conflict(_) if first_append => {
-                Err(nonsense(&DecodeError::Invalid { field: "conflict" }))
-            }
-            Outcome::Conflict(_) => Ok(AppendEntriesResponse::Conflict),
-            Outcome::HigherVote(vote) => Ok(AppendEntriesResponse::HigherVote(vote.into())),
-        }
+        self.append(request, option.soft_ttl()).await
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Appended>, RpcError>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        future::ready(Ok(self.appends(input, option.soft_ttl()).boxed())).boxed()
     }
 
     async fn vote(

@@ -1,7 +1,7 @@
 //! Answers the requests of the other members.
 
 use std::convert::Infallible;
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -16,9 +16,10 @@ use openraft::{LinearizerOption, ReadPolicy};
 use tokio::sync::Semaphore;
 use tonic::codegen::{BoxFuture, http};
 use tonic::server::NamedService;
-use tonic::{Request, Response, Status, Streaming, async_trait};
+use tonic::{Code, Request, Response, Status, Streaming, async_trait};
 
 use super::admit;
+use super::line::Line;
 use crate::config::{Entry, LogId, MESSAGE_SIZE_MAX, Raft, SnapshotMeta, TypeConfig, Vote};
 use crate::error::DecodeError;
 use crate::node::Space;
@@ -29,19 +30,33 @@ use crate::wire::{self, proto, required};
 
 /// A leader that sends nothing of a snapshot for this long has given up.
 const CHUNK_PATIENCE: Duration = Duration::from_secs(30);
+/// A line that is silent for this long is ended; its other end does not use it again.
+pub(super) const LINE_SILENCE: Duration = Duration::from_secs(60);
 /// Longest time that a member may ask the leader to try to confirm a read.
 const READ_PATIENCE_MAX: Duration = Duration::from_secs(30);
 
-/// The gRPC service of one node, to be added to a router of the node's address.
+/// The gRPC service of one node, to be added to a router of the node's address. What comes to that
+/// address must be [divided](super::divide()), for appends come another way.
 #[derive(Clone)]
-pub struct Transport(RaftServer<Receiver>);
+pub struct Transport {
+    service: RaftServer<Receiver>,
+    receiver: Arc<Receiver>,
+}
 
 impl Transport {
     pub(crate) fn new(receiver: Receiver) -> Self {
-        let server = RaftServer::new(receiver)
+        let receiver = Arc::new(receiver);
+        let service = RaftServer::from_arc(Arc::clone(&receiver))
             .max_decoding_message_size(MESSAGE_SIZE_MAX)
             .max_encoding_message_size(MESSAGE_SIZE_MAX);
-        Self(server)
+        Self { service, receiver }
+    }
+
+    /// Answers what comes by a line until that ends.
+    pub(super) async fn serve(self, line: Line) {
+        if let Err(error) = self.receiver.serve(line).await {
+            tracing::debug!(%error, "a line broke");
+        }
     }
 }
 
@@ -59,7 +74,7 @@ impl tonic::codegen::Service<http::Request<tonic::body::Body>> for Transport {
     }
 
     fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
-        self.0.call(request)
+        self.service.call(request)
     }
 }
 
@@ -82,6 +97,48 @@ impl Receiver {
         snapshot_size_max: u64,
     ) -> Self {
         Self { identity, raft, shelf, space, snapshot_size_max, receiving: Semaphore::new(1) }
+    }
+
+    async fn serve(&self, mut line: Line) -> io::Result<()> {
+        while let Some(request) = tokio::time::timeout(LINE_SILENCE, line.receive()).await?? {
+            let (response, is_over) = match self.append(request).await {
+                Ok(outcome) => (outcome, false),
+                Err(status) => {
+                    let (code, text) = (status.code().into(), status.message().to_owned());
+                    let refusal = proto::append_response::Refusal { code, text };
+                    let outcome = proto::append_response::Outcome::Refusal(refusal);
+                    // The node has ended; another may have begun in its place.
+                    (outcome, status.code() == Code::Unavailable)
+                }
+            };
+            line.send(&proto::AppendResponse { outcome: Some(response) }).await?;
+            if is_over {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn append(
+        &self,
+        request: proto::AppendRequest,
+    ) -> Result<proto::append_response::Outcome, Status> {
+        use proto::append_response::{Conflict, Outcome, Partial, Success};
+        admit(self.identity, request.envelope.as_ref())?;
+        let request = append_request(request)?;
+        // Heartbeats pass, so the leader stays known and nobody campaigns.
+        if !request.entries.is_empty() && self.space.is_exhausted() {
+            return Err(Status::resource_exhausted("the disk of the log is full"));
+        }
+        let reply = self.raft.append_entries(request).await.map_err(|err| broken(&err))?;
+        Ok(match reply {
+            AppendEntriesResponse::Success => Outcome::Success(Success {}),
+            AppendEntriesResponse::PartialSuccess(matched) => {
+                Outcome::Partial(Partial { matched: matched.map(Into::into) })
+            }
+            AppendEntriesResponse::Conflict => Outcome::Conflict(Conflict {}),
+            AppendEntriesResponse::HigherVote(vote) => Outcome::HigherVote(vote.into()),
+        })
     }
 
     fn vote_request(&self, request: proto::VoteRequest) -> Result<VoteRequest<TypeConfig>, Status> {
@@ -212,30 +269,6 @@ fn append_request(
 
 #[async_trait]
 impl Service for Receiver {
-    async fn append(
-        &self,
-        request: Request<proto::AppendRequest>,
-    ) -> Result<Response<proto::AppendResponse>, Status> {
-        use proto::append_response::{Conflict, Outcome, Partial, Success};
-        let request = request.into_inner();
-        admit(self.identity, request.envelope.as_ref())?;
-        let request = append_request(request)?;
-        // Heartbeats pass, so the leader stays known and nobody campaigns.
-        if !request.entries.is_empty() && self.space.is_exhausted() {
-            return Err(Status::resource_exhausted("the disk of the log is full"));
-        }
-        let reply = self.raft.append_entries(request).await.map_err(|err| broken(&err))?;
-        let outcome = match reply {
-            AppendEntriesResponse::Success => Outcome::Success(Success {}),
-            AppendEntriesResponse::PartialSuccess(matched) => {
-                Outcome::Partial(Partial { matched: matched.map(Into::into) })
-            }
-            AppendEntriesResponse::Conflict => Outcome::Conflict(Conflict {}),
-            AppendEntriesResponse::HigherVote(vote) => Outcome::HigherVote(vote.into()),
-        };
-        Ok(Response::new(proto::AppendResponse { outcome: Some(outcome) }))
-    }
-
     async fn vote(
         &self,
         request: Request<proto::VoteRequest>,

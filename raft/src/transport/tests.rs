@@ -5,14 +5,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use expect_test::{Expect, expect};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Status;
 use tonic::transport::Channel;
+use torus_dial::Dial;
 
+use super::line::{Line, MAGIC};
 use crate::RaftNode;
 use crate::machine::{SnapshotWriter, StateMachine};
 use crate::options::{Identity, Options};
+use crate::wire::proto::append_response::Outcome;
 use crate::wire::proto::raft_client::RaftClient;
 use crate::wire::proto::snapshot_chunk::{Part, Start};
 use crate::wire::proto::{self, Envelope, LogId, SnapshotChunk, Vote};
@@ -41,6 +45,7 @@ impl StateMachine for Nothing {
 struct Target {
     node: RaftNode,
     dir: TempDir,
+    address: String,
     client: RaftClient<Channel>,
 }
 
@@ -54,13 +59,25 @@ impl Target {
         let identity = Identity::first(CLUSTER, 2);
         let node = RaftNode::join(options, identity, Nothing).await.unwrap();
         let router = tonic::transport::Server::builder().add_service(node.transport());
-        tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
+        let transport = node.transport();
+        let incoming = TcpListenerStream::new(listener);
+        let incoming = crate::divide(incoming, move || Some(transport.clone()));
+        tokio::spawn(router.serve_with_incoming(incoming));
         let client = RaftClient::connect(format!("http://{address}")).await.unwrap();
-        Self { node, dir, client }
+        Self { node, dir, address, client }
     }
 
-    async fn append(&mut self, request: proto::AppendRequest, expected: Expect) {
-        expected.assert_eq(&refusal(self.client.append(request).await));
+    async fn line(&self) -> Line {
+        Line::open(&Dial::default(), &self.address).await.unwrap()
+    }
+
+    async fn append(&self, request: proto::AppendRequest, expected: Expect) {
+        let mut line = self.line().await;
+        line.send(&request).await.unwrap();
+        let Some(Outcome::Refusal(refusal)) = line.answer().await.unwrap().outcome else {
+            panic!("{request:?} was taken")
+        };
+        expected.assert_eq(&format!("{:?}: {}", tonic::Code::from(refusal.code), refusal.text));
     }
 
     async fn snapshot(&mut self, parts: &[Part], expected: Expect) {
@@ -113,7 +130,7 @@ fn data(bytes: &'static [u8]) -> Part {
 
 #[tokio::test]
 async fn appends() {
-    let mut target = Target::start().await;
+    let target = Target::start().await;
     target
         .append(
             proto::AppendRequest { envelope: None, ..append() },
@@ -148,6 +165,39 @@ async fn appends() {
         )
         .await;
     target.end().await;
+}
+
+/// Whether the other side ends a connection on which `bytes` came.
+async fn ends_after(target: &Target, bytes: &[u8]) -> bool {
+    let mut stream = TcpStream::connect(&target.address).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer));
+    read.await.is_ok() && answer.is_empty()
+}
+
+#[tokio::test]
+async fn what_is_no_frame_ends_its_line() {
+    let target = Target::start().await;
+    let whole = |length: u32, rest: &[u8]| [&MAGIC[..], &length.to_le_bytes(), rest].concat();
+    // Longer than any message, shorter than its checksum, with another checksum, no message.
+    assert!(ends_after(&target, &whole(1 << 30, b"")).await);
+    assert!(ends_after(&target, &whole(3, b"abc")).await);
+    assert!(ends_after(&target, &whole(8, b"0000data")).await);
+    let crc = crc32fast::hash(b"data").to_le_bytes();
+    assert!(ends_after(&target, &whole(8, &[&crc[..], b"data"].concat())).await);
+    // The port goes on, by a line and by gRPC.
+    let mut line = target.line().await;
+    line.send(&append()).await.unwrap();
+    line.send(&append()).await.unwrap();
+    for _ in 0..2 {
+        let answer = line.answer().await.unwrap().outcome;
+        assert!(matches!(answer, Some(Outcome::Success(_))), "{answer:?}");
+    }
+    let mut client = target.client.clone();
+    let vote = proto::VoteRequest { envelope: to_node_2(), ..proto::VoteRequest::default() };
+    assert_eq!(refusal(client.vote(vote).await), "InvalidArgument: field vote is missing");
+    target.node.shutdown().await;
 }
 
 #[tokio::test]
@@ -192,8 +242,7 @@ async fn snapshots() {
 #[tokio::test]
 async fn nobody_answers_at_an_address_that_is_none() {
     let from = Identity::first(CLUSTER, 1);
-    let channels =
-        super::Channels::new(from, crate::Dial::default(), crate::storage::Blocking::Threads);
+    let channels = super::Channels::new(from, Dial::default(), crate::storage::Blocking::Threads);
     let patience = Duration::from_secs(5);
     for address in ["", "no port", "127.0.0.1:1"] {
         assert_eq!(super::read_index(&channels, 2, address, patience).await, None);

@@ -70,6 +70,7 @@ pub(crate) async fn run(world: Arc<World>, number: usize, dir: PathBuf) -> Ended
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
         .add_routes(member.routes());
+    let incoming = member.divide(incoming);
     tokio::spawn(async move { server.serve_with_incoming(incoming).await });
     tokio::spawn(follow(Arc::clone(&world), number, member.own_service()));
     tokio::spawn(register(Arc::clone(&world), number, peer, member.state(), member.service()));

@@ -4,12 +4,10 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use futures::Stream;
-use hyper_util::rt::TokioIo;
+use futures::{FutureExt, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
-use tonic::transport::{Channel, Endpoint, Uri};
-use torus_metadata::Dial;
+use torus_dial::{Dial, Socket};
 use turmoil::net::{TcpListener, TcpStream};
 
 /// Where every member listens.
@@ -17,15 +15,11 @@ pub(crate) const PORT: u16 = 7000;
 
 /// Connections of the host that asks for them.
 pub(crate) fn dial() -> Dial {
-    Dial::by(connect)
+    Dial::by(|address| connect(address).boxed())
 }
 
-fn connect(endpoint: Endpoint) -> Channel {
-    endpoint.connect_with_connector_lazy(tower::service_fn(|uri: Uri| async move {
-        let host = uri.host().unwrap_or_default().to_owned();
-        let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(PORT))).await?;
-        Ok::<_, io::Error>(TokioIo::new(stream))
-    }))
+async fn connect(address: String) -> io::Result<Box<dyn Socket>> {
+    Ok(Box::new(TcpStream::connect(address).await?))
 }
 
 /// The connections that come to this host.

@@ -1,0 +1,64 @@
+//! How connections to the members of a cluster are made: by TCP, or by what a simulation has for it.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+/// A connection: bytes both ways.
+pub trait Socket: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Socket for T {}
+
+/// A connection that is being made.
+pub type Connecting = BoxFuture<'static, io::Result<Box<dyn Socket>>>;
+
+/// Makes the connection to what listens at a `HOST:PORT`.
+#[derive(Clone)]
+pub struct Dial(Arc<dyn Fn(String) -> Connecting + Send + Sync>);
+
+impl Dial {
+    /// Connections that `connect` makes.
+    pub fn by(connect: impl Fn(String) -> Connecting + Send + Sync + 'static) -> Self {
+        Self(Arc::new(connect))
+    }
+
+    /// A new connection to `HOST:PORT`. It may take as long as the network lets it.
+    pub fn connect(&self, address: &str) -> Connecting {
+        (self.0)(address.to_owned())
+    }
+
+    /// The gRPC channel to an endpoint; nothing is connected before the first request.
+    pub fn channel(&self, endpoint: &Endpoint) -> Channel {
+        let dial = self.clone();
+        endpoint.connect_with_connector_lazy(tower::service_fn(move |uri: Uri| {
+            let address = uri.authority().map_or("", |authority| authority.as_str());
+            dial.connect(address).map(|socket| socket.map(TokioIo::new))
+        }))
+    }
+}
+
+impl Default for Dial {
+    /// Connections by TCP.
+    fn default() -> Self {
+        Self::by(|address| tcp(address).boxed())
+    }
+}
+
+async fn tcp(address: String) -> io::Result<Box<dyn Socket>> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(Box::new(stream))
+}
+
+impl fmt::Debug for Dial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Dial")
+    }
+}
