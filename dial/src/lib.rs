@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -10,6 +11,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint, Uri};
+
+/// How long one of the addresses of a name may take while there are others.
+const EACH: Duration = Duration::from_millis(300);
 
 /// A connection: bytes both ways.
 pub trait Socket: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
@@ -52,9 +56,25 @@ impl Default for Dial {
 }
 
 async fn tcp(address: String) -> io::Result<Box<dyn Socket>> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    Ok(Box::new(stream))
+    let mut addresses = tokio::net::lookup_host(address).await?.peekable();
+    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    while let Some(address) = addresses.next() {
+        let connecting = TcpStream::connect(address);
+        let connected = match addresses.peek() {
+            Some(_) => {
+                tokio::time::timeout(EACH, connecting).await.map_err(io::Error::from).flatten()
+            }
+            None => connecting.await,
+        };
+        match connected {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                return Ok(Box::new(stream));
+            }
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
 }
 
 impl fmt::Debug for Dial {

@@ -12,9 +12,10 @@ use torus_tests::run;
 /// Which of our crates each may use; `ARCHITECTURE.md` says why.
 const ARROWS: &[(&str, &[&str])] = &[
     ("torus-blockstore", &[]),
-    ("torus-raft", &[]),
+    ("torus-dial", &[]),
+    ("torus-raft", &["torus-dial"]),
     ("torus-nbd", &[]),
-    ("torus-metadata", &["torus-raft", "torus-blockstore"]),
+    ("torus-metadata", &["torus-raft", "torus-dial", "torus-blockstore"]),
     ("torus-distributor", &["torus-blockstore", "torus-metadata"]),
     ("torus-volume", &["torus-blockstore", "torus-metadata"]),
     (
@@ -30,7 +31,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     // The system tests link to none of them; the simulation does.
     ("torus-tests", &["torus-blockstore", "torus-metadata", "torus-distributor", "torus-volume"]),
-    ("torus-simulate-metadata", &["torus-blockstore", "torus-metadata"]),
+    ("torus-simulate-metadata", &["torus-blockstore", "torus-dial", "torus-metadata"]),
 ];
 
 /// Crates of others that only one of ours may use.

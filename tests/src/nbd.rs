@@ -31,6 +31,8 @@ const FUA: u16 = 1; // a flag of requests
 
 const IS_READ_ONLY: u16 = 1 << 1; // a flag of exports
 
+/// How long a server that may be just starting has for each part of the greeting.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a reply may take before the connection counts as dead.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -46,9 +48,18 @@ pub struct NbdClient {
 impl NbdClient {
     /// Opens `export` of the server at `127.0.0.1:port`.
     pub fn connect(port: u16, export: &str) -> io::Result<Self> {
-        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        Self::greet(TcpStream::connect(("127.0.0.1", port))?, export, REPLY_TIMEOUT)
+    }
+
+    /// As [`connect`](Self::connect), but a server that is still starting, or ending, is not waited
+    /// for.
+    pub(crate) fn probe(port: u16, export: &str) -> io::Result<Self> {
+        Self::greet(TcpStream::connect(("127.0.0.1", port))?, export, PROBE_TIMEOUT)
+    }
+
+    fn greet(mut stream: TcpStream, export: &str, patience: Duration) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
+        stream.set_read_timeout(Some(patience))?;
         expect(u64::from_be_bytes(take(&mut stream)?), MAGIC, "magic")?;
         expect(u64::from_be_bytes(take(&mut stream)?), OPTION_MAGIC, "option magic")?;
         take::<2>(&mut stream)?;

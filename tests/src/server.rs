@@ -71,7 +71,8 @@ impl NbdServer {
             if let Some(status) = self.process.ended() {
                 return Ok(Some(status.code().unwrap_or(128)));
             }
-            self.connect().map(|_| None).map_err(|err| format!("{err}\n{}", self.process.log()))
+            let probe = NbdClient::probe(self.port, &self.volume);
+            probe.map(|_| None).map_err(|err| format!("{err}\n{}", self.process.log()))
         });
         match code {
             None => Ok(self),

@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_stream::{stream, try_stream};
 use futures::{Stream, StreamExt};
@@ -102,7 +103,7 @@ pub(super) async fn there(
 /// Watches a member until that breaks off. The next watch asks another.
 ///
 /// How far back a member's changes go depends on when it began, so that `compacted` is said only
-/// when no member has all that is asked for.
+/// when no member that answers has all that is asked for.
 pub(super) fn watch(
     client: Client,
     from: Option<Revision>,
@@ -114,9 +115,11 @@ pub(super) fn watch(
             contacts.turn();
             contacts.order()
         });
-        let mut compacted = None;
+        let mut all_compacted: Option<Revision> = None;
         for address in order.into_iter().rev() {
-            let mut items = pin!(watch_at(&client, address, from, kinds.clone()));
+            // There is an answer already; one that is silent is not to hold it up for long.
+            let patience = if all_compacted.is_some() { WATCH_SILENCE / 2 } else { WATCH_SILENCE };
+            let mut items = pin!(watch_at(&client, address, from, kinds.clone(), patience));
             let mut begun = false;
             while let Some(item) = items.next().await {
                 match item {
@@ -124,11 +127,11 @@ pub(super) fn watch(
                         begun = true;
                         yield Ok(item);
                     }
-                    Err(error) if !begun && matches!(error, Error::Compacted { .. }) => {
-                        compacted = Some(error);
+                    Err(Error::Compacted { compacted }) if !begun => {
+                        all_compacted = Some(all_compacted.map_or(compacted, |it| it.min(compacted)));
                     }
                     // One that cannot be reached might have them, but need not come back.
-                    Err(_) if !begun && compacted.is_some() => {}
+                    Err(_) if !begun && all_compacted.is_some() => {}
                     Err(error) => {
                         yield Err(error);
                         return;
@@ -136,22 +139,26 @@ pub(super) fn watch(
                 }
             }
         }
-        yield Err(compacted.unwrap_or(Error::Unavailable { tried: String::new(), source: None }));
+        yield Err(match all_compacted {
+            Some(compacted) => Error::Compacted { compacted },
+            None => Error::Unavailable { tried: String::new(), source: None },
+        });
     }
 }
 
-/// Watches the member at `address`; ends with an error.
+/// Watches the member at `address`, which has `patience` to begin; ends with an error.
 fn watch_at(
     client: &Client,
     address: String,
     from: Option<Revision>,
     kinds: Vec<EventKind>,
+    mut patience: Duration,
 ) -> impl Stream<Item = Result<WatchItem, Error>> + Send {
     try_stream! {
-        let mut replies = open(client, &address, from, kinds).await?;
+        let mut replies = open(client, &address, from, kinds, patience).await?;
         let mut parts = Parts::default();
         loop {
-            let mut reply = match tokio::time::timeout(WATCH_SILENCE, replies.message()).await {
+            let mut reply = match tokio::time::timeout(patience, replies.message()).await {
                 Ok(Ok(Some(reply))) => reply,
                 Ok(Err(status)) => Err(unavailable(address.clone(), status))?,
                 Ok(Ok(None)) | Err(_) => {
@@ -159,6 +166,7 @@ fn watch_at(
                 }
             };
             client.contacts(|contacts| contacts.learn(std::mem::take(&mut reply.members)));
+            patience = WATCH_SILENCE;
             // Some lists come in parts.
             if let Some(item) = decode(reply, &address, &mut parts)? {
                 yield item;
@@ -172,6 +180,7 @@ async fn open(
     address: &str,
     from: Option<Revision>,
     kinds: Vec<EventKind>,
+    patience: Duration,
 ) -> Result<tonic::Streaming<proto::WatchReply>, Error> {
     let unknown = Error::Protocol { what: "the address of a member" };
     let channel = client.contacts(|contacts| contacts.channel(address)).map_err(|_| unknown)?;
@@ -179,7 +188,7 @@ async fn open(
     let list = from.is_none();
     let request = proto::WatchRequest { from: from.unwrap_or_default().0, kinds, list };
     let mut member = self::client(channel);
-    match tokio::time::timeout(WATCH_SILENCE, member.watch(request)).await {
+    match tokio::time::timeout(patience, member.watch(request)).await {
         Ok(Ok(replies)) => Ok(replies.into_inner()),
         Ok(Err(status)) => Err(unavailable(address.to_owned(), status)),
         Err(_) => Err(Error::Unavailable { tried: address.to_owned(), source: None }),

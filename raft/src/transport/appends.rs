@@ -1,9 +1,7 @@
 //! What a leader appends to one follower's log, by a [line](super::line).
 
 use std::collections::VecDeque;
-use std::future::Future;
 use std::io;
-use std::pin::pin;
 use std::time::Duration;
 
 use futures::stream::{self, Stream, StreamExt};
@@ -13,8 +11,10 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult,
 };
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Status};
 
+use super::channels::CONNECT_TIMEOUT;
 use super::client::{Network, RpcError, nonsense};
 use super::line::Line;
 use crate::config::{LogId, TypeConfig};
@@ -27,7 +27,6 @@ use crate::wire::{proto, required};
 const APPEND_PATIENCE: u32 = 10;
 /// Requests that may be unanswered.
 const WINDOW: usize = 8;
-
 /// How long to wait for entries before it is told how far the log is committed.
 const HOLD: Duration = Duration::from_millis(1);
 
@@ -53,8 +52,9 @@ impl Network {
         budget: Duration,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
         let last = Sent::new(&request, budget).last;
-        let mut answers = pin!(self.appends(stream::iter([request]), budget));
-        match answers.next().await.transpose()? {
+        // To the end of the stream, where the line is kept.
+        let answers: Vec<_> = self.appends(stream::iter([request]), budget).collect().await;
+        match answers.into_iter().next().transpose()? {
             Some(Ok(matched)) if matched == last => Ok(AppendEntriesResponse::Success),
             Some(Ok(matched)) => Ok(AppendEntriesResponse::PartialSuccess(matched)),
             Some(Err(StreamAppendError::Conflict(_))) => Ok(AppendEntriesResponse::Conflict),
@@ -66,34 +66,45 @@ impl Network {
     }
 
     /// Appends one request after the other, until one cannot be.
-    pub(super) fn appends<'s, S: Requests + 's>(
+    pub(super) fn appends<'s, S>(
         &'s mut self,
         input: S,
         budget: Duration,
-    ) -> impl Stream<Item = Appended> + Send + 's {
+    ) -> impl Stream<Item = Appended> + Send + 's
+    where
+        S: Stream<Item = Request> + Send + Unpin + 's,
+    {
         let line = self.line.take();
         let (sent, held) = (VecDeque::new(), None);
         let flow = Flow { network: self, input, budget, line, sent, held, state: State::Open };
         stream::unfold(flow, |mut flow| async { flow.next().await.map(|it| (it, flow)) })
     }
 
-    /// The line that was kept, or a new one.
-    async fn opened(&self, kept: Option<Line>) -> io::Result<Line> {
-        match kept {
-            Some(line) => Ok(line),
-            None => Line::open(&self.channels.dial, &self.address).await,
-        }
+    /// Sends by the line that was kept, or by a new one.
+    async fn transmit(
+        &mut self,
+        kept: Option<Line>,
+        request: &proto::AppendRequest,
+    ) -> io::Result<Line> {
+        let mut line = match kept.filter(Line::is_fresh) {
+            Some(line) => line,
+            None => self.connected().await?,
+        };
+        line.send(request).await?;
+        Ok(line)
     }
 
-    async fn in_time<T>(
-        &self,
-        sent: &Sent,
-        exchange: impl Future<Output = io::Result<T>>,
-    ) -> Result<T, RpcError> {
-        match tokio::time::timeout_at(sent.deadline, exchange).await {
-            Ok(result) => result.map_err(|error| self.broken(&error)),
-            Err(_) => Err(self.timeout(RPCTypes::AppendEntries, sent.limit).into()),
-        }
+    /// A new line. One that takes longer to be made than a request may take is there for the next.
+    async fn connected(&mut self) -> io::Result<Line> {
+        let connecting = self.connecting.get_or_insert_with(|| {
+            let (dial, address) = (self.channels.dial.clone(), self.address.clone());
+            AbortOnDropHandle::new(tokio::spawn(async move {
+                tokio::time::timeout(CONNECT_TIMEOUT, Line::open(&dial, &address)).await?
+            }))
+        });
+        let line = connecting.await.map_err(io::Error::other);
+        self.connecting = None;
+        line?
     }
 
     fn broken(&self, error: &io::Error) -> RpcError {
@@ -135,11 +146,6 @@ impl Network {
     }
 }
 
-/// What openraft wants to be appended.
-pub(super) trait Requests: Stream<Item = Request> + Send + Unpin {}
-
-impl<S: Stream<Item = Request> + Send + Unpin> Requests for S {}
-
 /// Requests on their way, and back.
 ///
 /// New entries wait for the answer to those before them, and so share a sync of the follower's
@@ -172,13 +178,13 @@ enum Step {
     HeldLongEnough,
 }
 
-impl<S: Requests> Flow<'_, S> {
+impl<S: Stream<Item = Request> + Send + Unpin> Flow<'_, S> {
     async fn next(&mut self) -> Option<Appended> {
         while self.state != State::Over {
             let result = match self.step().await {
                 Step::Answered(response) => match self.sent.pop_front() {
                     Some(sent) => Some(self.answered(&sent, response)),
-                    // It ended while nobody used it.
+                    // It ended while nobody used it, or brought what nobody asked for.
                     None => {
                         self.line = None;
                         None
@@ -189,7 +195,8 @@ impl<S: Requests> Flow<'_, S> {
                     Some(Err(self.network.timeout(RPCTypes::AppendEntries, limit).into()))
                 }
                 Step::Given(Some(request)) if request.entries.is_empty() => {
-                    self.held = Some((request, Instant::now() + HOLD));
+                    let until = self.held.take().map(|(_, until)| until);
+                    self.held = Some((request, until.unwrap_or_else(|| Instant::now() + HOLD)));
                     None
                 }
                 // It tells how far the log is committed as well as one that was held.
@@ -203,10 +210,12 @@ impl<S: Requests> Flow<'_, S> {
                 }
                 Step::HeldLongEnough => self.send_held().await.err().map(Err),
             };
-            if matches!(result, Some(Err(_))) {
+            let is_done = self.state == State::Ending && self.sent.is_empty();
+            if is_done || matches!(result, Some(Err(_))) {
                 self.state = State::Over;
-            } else if self.state == State::Ending && self.sent.is_empty() {
-                self.state = State::Over;
+            }
+            // A line on which an answer is due would bring it to the next request.
+            if self.state == State::Over && self.sent.is_empty() {
                 self.network.line = self.line.take();
             }
             if result.is_some() {
@@ -233,7 +242,10 @@ impl<S: Requests> Flow<'_, S> {
 
     /// What the answer to `sent` means; nothing follows one that leaves something open.
     fn answered(&mut self, sent: &Sent, response: io::Result<proto::AppendResponse>) -> Appended {
-        let response = response.map_err(|error| self.network.broken(&error))?;
+        let response = response.map_err(|error| {
+            self.line = None;
+            self.network.broken(&error)
+        })?;
         let response = self.network.decode(response, sent)?;
         let appended = response.into_stream_result(sent.previous, sent.last);
         if !matches!(&appended, Ok(matched) if *matched == sent.last) {
@@ -253,12 +265,14 @@ impl<S: Requests> Flow<'_, S> {
         let sent = Sent::new(&request, self.budget);
         let request = self.network.encode(request);
         let kept = self.line.take();
-        let sending = async {
-            let mut line = self.network.opened(kept).await?;
-            line.send(&request).await?;
-            Ok(line)
-        };
-        self.line = Some(self.network.in_time(&sent, sending).await?);
+        let sending = self.network.transmit(kept, &request);
+        match tokio::time::timeout_at(sent.deadline, sending).await {
+            Ok(Ok(line)) => self.line = Some(line),
+            Ok(Err(error)) => return Err(self.network.broken(&error)),
+            Err(_) => {
+                return Err(self.network.timeout(RPCTypes::AppendEntries, sent.limit).into());
+            }
+        }
         self.sent.push_back(sent);
         Ok(())
     }

@@ -20,6 +20,7 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{BasicNode, OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
@@ -37,6 +38,7 @@ use crate::wire::{proto, required};
 pub(super) type RpcError = RPCError<TypeConfig>;
 
 const CHUNK_SIZE: usize = 512 << 10;
+
 /// The way to one other member.
 pub(crate) struct Network {
     pub(super) channels: Channels,
@@ -45,6 +47,8 @@ pub(crate) struct Network {
     lane: Lane,
     /// By which appends go, unless one is under way; made when it is needed.
     pub(super) line: Option<Line>,
+    /// A line that is being made.
+    pub(super) connecting: Option<AbortOnDropHandle<io::Result<Line>>>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Channels {
@@ -66,7 +70,7 @@ impl RaftNetworkFactory<TypeConfig> for Channels {
 impl Channels {
     pub(super) fn network(&self, target: u64, node: &BasicNode, lane: Lane) -> Network {
         let (channels, address) = (self.clone(), node.addr.clone());
-        Network { channels, target, address, lane, line: None }
+        Network { channels, target, address, lane, line: None, connecting: None }
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tonic::transport::server::Connected;
 use torus_dial::Socket;
 
-use super::line::{Line, MAGIC};
+use super::line::{FAMILY, Line, MAGIC};
 use super::server::Transport;
 
 /// How long a connection may take to say what it is.
@@ -22,7 +22,7 @@ const FIRST_BYTES: Duration = Duration::from_secs(10);
 /// Serves the lines among `incoming` by what `transport` gives (`None`: they are not taken) and
 /// passes the other connections on, whose first bytes are read again.
 ///
-/// Lines live until the stream is dropped.
+/// Lines live until the stream ends or is dropped.
 pub fn divide<S>(
     incoming: impl Stream<Item = io::Result<S>> + Send,
     transport: impl Fn() -> Option<Transport> + Send,
@@ -46,6 +46,9 @@ where
                         if let Some(transport) = transport() {
                             lines.spawn(transport.serve(Line::on(Box::new(stream))));
                         }
+                    }
+                    Ok(Ok((first, _))) if first.starts_with(FAMILY) => {
+                        tracing::warn!("a member of another version wants to append to the log");
                     }
                     Ok(Ok((first, stream))) => yield Ok(Rewound { first, read: 0, stream }),
                     Ok(Err(error)) => {

@@ -8,11 +8,13 @@
 //! `proto/raft.proto` or the `AppendResponse` to it. Requests are answered in their order.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{SinkExt, StreamExt};
 use prost::Message;
 use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 use torus_dial::{Dial, Socket};
 
@@ -20,12 +22,20 @@ use crate::config::MESSAGE_SIZE_MAX;
 use crate::wire::proto;
 
 /// What a line of this version begins with; neither HTTP nor anything else does.
-pub(crate) const MAGIC: [u8; 8] = *b"TORUSRF1";
+pub(super) const MAGIC: [u8; 8] = *b"TORUSRF1";
+/// What lines of all versions begin with.
+pub(super) const FAMILY: &[u8] = b"TORUSRF";
+/// A line on which no request came for so long is ended.
+pub(super) const SILENCE: Duration = Duration::from_secs(60);
 
 const CRC_SIZE: usize = 4;
 
 /// One end of a line.
-pub(super) struct Line(Framed<Box<dyn Socket>, LengthDelimitedCodec>);
+pub(super) struct Line {
+    frames: Framed<Box<dyn Socket>, LengthDelimitedCodec>,
+    /// When something was sent.
+    used: Instant,
+}
 
 impl Line {
     /// Connects to a member.
@@ -39,17 +49,24 @@ impl Line {
     pub(super) fn on(socket: Box<dyn Socket>) -> Self {
         let mut frames = LengthDelimitedCodec::builder();
         frames.little_endian().max_frame_length(MESSAGE_SIZE_MAX);
-        Self(frames.new_framed(socket))
+        Self { frames: frames.new_framed(socket), used: Instant::now() }
     }
 
     pub(super) async fn send(&mut self, message: &impl Message) -> io::Result<()> {
-        self.0.send(pack(message)).await
+        self.used = Instant::now();
+        self.frames.send(pack(message)).await
+    }
+
+    /// Whether it is far from being ended for its silence; one that is near to it may be gone by the
+    /// time that something arrives.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.used.elapsed() < SILENCE / 2
     }
 
     /// The next message, `None` when the other side has ended the line. Nothing is lost when the
     /// future is dropped.
     pub(super) async fn receive<M: Message + Default>(&mut self) -> io::Result<Option<M>> {
-        self.0.next().await.transpose()?.map(unpack).transpose()
+        self.frames.next().await.transpose()?.map(unpack).transpose()
     }
 
     /// The answer to a request.
@@ -77,4 +94,25 @@ fn unpack<M: Message + Default>(mut frame: BytesMut) -> io::Result<M> {
         return Err(damaged("a frame of a line is damaged"));
     }
     M::decode(frame.freeze()).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn golden_bytes_of_a_line() {
+        let (here, mut there) = tokio::io::duplex(1000);
+        let mut line = Line::on(Box::new(here));
+        let success = proto::append_response::Success {};
+        let outcome = Some(proto::append_response::Outcome::Success(success));
+        line.send(&proto::AppendResponse { outcome }).await.unwrap();
+        line.send(&proto::AppendResponse { outcome: None }).await.unwrap();
+        drop(line);
+        let mut bytes = Vec::new();
+        tokio::io::AsyncReadExt::read_to_end(&mut there, &mut bytes).await.unwrap();
+        let crc = [0x75, 0xfa, 0x36, 0xbb];
+        let golden = [&[6, 0, 0, 0][..], &crc, &[0x0a, 0], &[4, 0, 0, 0], &[0; 4]].concat();
+        assert_eq!(bytes, golden);
+    }
 }

@@ -19,7 +19,7 @@ use tonic::server::NamedService;
 use tonic::{Code, Request, Response, Status, Streaming, async_trait};
 
 use super::admit;
-use super::line::Line;
+use super::line::{Line, SILENCE};
 use crate::config::{Entry, LogId, MESSAGE_SIZE_MAX, Raft, SnapshotMeta, TypeConfig, Vote};
 use crate::error::DecodeError;
 use crate::node::Space;
@@ -30,8 +30,8 @@ use crate::wire::{self, proto, required};
 
 /// A leader that sends nothing of a snapshot for this long has given up.
 const CHUNK_PATIENCE: Duration = Duration::from_secs(30);
-/// A line that is silent for this long is ended; its other end does not use it again.
-pub(super) const LINE_SILENCE: Duration = Duration::from_secs(60);
+/// An append by a line that takes longer is one that its leader has given up.
+const APPEND_PATIENCE: Duration = Duration::from_secs(5);
 /// Longest time that a member may ask the leader to try to confirm a read.
 const READ_PATIENCE_MAX: Duration = Duration::from_secs(30);
 
@@ -100,8 +100,10 @@ impl Receiver {
     }
 
     async fn serve(&self, mut line: Line) -> io::Result<()> {
-        while let Some(request) = tokio::time::timeout(LINE_SILENCE, line.receive()).await?? {
-            let (response, is_over) = match self.append(request).await {
+        while let Ok(request) = tokio::time::timeout(SILENCE, line.receive()).await {
+            let Some(request) = request? else { break };
+            let appended = tokio::time::timeout(APPEND_PATIENCE, self.append(request)).await?;
+            let (response, is_over) = match appended {
                 Ok(outcome) => (outcome, false),
                 Err(status) => {
                     let (code, text) = (status.code().into(), status.message().to_owned());

@@ -153,15 +153,93 @@ async fn nothing_follows_what_was_not_done_whole() {
             let second = answers.next().await;
             assert!(second.is_none(), "{second:?}");
         };
+        let is_answered = outcome.is_some();
         let follower = async {
             let mut line = accept(&mut accepted).await;
             assert_eq!(got(&mut line).await, (2, 0));
             if let Some(outcome) = outcome {
                 say(&mut line, outcome).await;
             }
-            // And the line, of which nobody knows what comes next, is given up.
-            assert_eq!(line.receive::<proto::AppendRequest>().await.unwrap(), None);
+            line
         };
-        tokio::join!(leader, follower);
+        let ((), mut line) = tokio::join!(leader, follower);
+        // An answer that comes too late would be taken for that to another request.
+        assert_eq!(network.line.is_some(), is_answered);
+        if !is_answered {
+            assert_eq!(line.receive::<proto::AppendRequest>().await.unwrap(), None);
+        }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_that_is_given_up_or_has_been_idle_is_not_used_again() {
+    let Pair { mut network, mut accepted } = Pair::new();
+    // openraft lets a stream go whenever it likes, here while an answer is due.
+    let request_in_flight = async {
+        let mut answers = Box::pin(network.appends(stream::iter([request(0, 1, 0)]), BUDGET));
+        let early = tokio::time::timeout(BUDGET / 2, answers.next()).await;
+        assert!(early.is_err(), "{early:?}");
+    };
+    let (mut first, ()) = tokio::join!(accept(&mut accepted), request_in_flight);
+    assert_eq!(got(&mut first).await, (1, 0));
+    assert_eq!(first.receive::<proto::AppendRequest>().await.unwrap(), None);
+
+    let conflict = Outcome::Conflict(proto::append_response::Conflict {});
+    let mut line = None;
+    for (idle, outcome) in [(0, conflict), (29, Outcome::HigherVote(Vote::new(9, 2).into()))] {
+        tokio::time::sleep(Duration::from_secs(idle)).await;
+        let follower = async {
+            let mut used = match line.take() {
+                Some(line) => line,
+                None => accept(&mut accepted).await,
+            };
+            assert_eq!(got(&mut used).await, (1, 0));
+            say(&mut used, outcome.clone()).await;
+            used
+        };
+        let (answer, used) = tokio::join!(network.append(request(4, 5, 0), BUDGET), follower);
+        match (&outcome, answer.unwrap()) {
+            (Outcome::Conflict(_), AppendEntriesResponse::Conflict) => {}
+            (Outcome::HigherVote(_), AppendEntriesResponse::HigherVote(vote)) => {
+                assert_eq!(vote, Vote::new(9, 2));
+            }
+            other => panic!("{other:?}"),
+        }
+        line = Some(used);
+    }
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    let follower = async {
+        let mut line = accept(&mut accepted).await;
+        assert_eq!(got(&mut line).await, (1, 0));
+        say(&mut line, Outcome::Success(Success {})).await;
+    };
+    let (answer, ()) = tokio::join!(network.append(request(4, 5, 0), BUDGET), follower);
+    assert!(matches!(answer, Ok(AppendEntriesResponse::Success)), "{answer:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_takes_long_is_there_for_the_next_request() {
+    let (accept, mut accepted) = mpsc::unbounded_channel();
+    let dial = Dial::by(move |_| {
+        let accept = accept.clone();
+        async move {
+            tokio::time::sleep(BUDGET * 3 / 2).await;
+            let (here, there) = tokio::io::duplex(1 << 16);
+            accept.send(Box::new(there) as Box<dyn Socket>).unwrap();
+            Ok(Box::new(here) as Box<dyn Socket>)
+        }
+        .boxed()
+    });
+    let channels = Channels::new(Identity::first([7; 16], 1), dial, Blocking::Threads);
+    let node = BasicNode { addr: "there:1".to_owned() };
+    let mut network = channels.network(2, &node, Lane::Heartbeat);
+    let late = network.append(request(4, 4, 4), BUDGET).await;
+    assert!(matches!(late, Err(RPCError::Timeout(_))), "{late:?}");
+    let follower = async {
+        let mut line = self::accept(&mut accepted).await;
+        assert_eq!(got(&mut line).await, (0, 4));
+        say(&mut line, Outcome::Success(Success {})).await;
+    };
+    let (answer, ()) = tokio::join!(network.append(request(4, 4, 4), BUDGET), follower);
+    assert!(matches!(answer, Ok(AppendEntriesResponse::Success)), "{answer:?}");
 }
