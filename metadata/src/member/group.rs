@@ -265,15 +265,12 @@ pub(super) async fn transfer(core: &Core, to: Option<NodeId>) -> Result<Membersh
     let node = core.member()?;
     leads(&node)?;
     let _turn = core.turn.acquire().await.map_err(|_| Failure::Unavailable)?;
-    if let Err(err) = node.transfer_leader(to.map(|node| node.0)).await {
-        let is_member = |id: u64| node.status().members.iter().any(|member| member.node == id);
-        return Err(match err {
-            MemberError::NotMember { node: id } if is_member(id) => Denied::NotAVoter(NodeId(id)),
-            err => denied(&node, err),
-        });
-    }
-    let leader = node.leadership().borrow().leader.clone().ok_or(Failure::Unavailable)?;
-    Ok(core.place(&node, NodeId(leader.node)))
+    let is_member = |id: u64| node.status().members.iter().any(|member| member.node == id);
+    let leader = node.transfer_leader(to.map(|node| node.0)).await.map_err(|err| match err {
+        MemberError::NotMember { node: id } if is_member(id) => Denied::NotAVoter(NodeId(id)),
+        err => denied(&node, err),
+    })?;
+    Ok(core.place(&node, NodeId(leader)))
 }
 
 fn leads(node: &RaftNode) -> Result<(), Failure> {

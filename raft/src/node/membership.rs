@@ -83,13 +83,13 @@ impl RaftNode {
     }
 
     /// Hands the leadership over, to the voter with the longest log if none is named; returns
-    /// once another node leads.
-    pub async fn transfer_leader(&self, to: Option<u64>) -> Result<(), MemberError> {
+    /// once another node leads, and which.
+    pub async fn transfer_leader(&self, to: Option<u64>) -> Result<u64, MemberError> {
         let metrics = self.metrics();
         self.still_leading(&metrics)?;
         let to = match to {
             None => successor(&metrics).ok_or(MemberError::NoSuccessor)?,
-            Some(node) if node == self.identity.node => return Ok(()),
+            Some(node) if node == self.identity.node => return Ok(node),
             Some(node) if metrics.membership_config.voter_ids().any(|voter| voter == node) => node,
             Some(node) => return Err(MemberError::NotMember { node }),
         };
@@ -98,7 +98,7 @@ impl RaftNode {
         let mut now = Watcher::of(&self.raft);
         let handed_over = now.wait_for(|now| now.current_leader.is_some_and(|to| to != own));
         match tokio::time::timeout(PATIENCE, handed_over).await {
-            Ok(Some(_)) => Ok(()),
+            Ok(Some(metrics)) => metrics.current_leader.ok_or(MemberError::Unknown),
             Ok(None) => Err(MemberError::Stopped),
             Err(_) => Err(MemberError::Unknown),
         }
