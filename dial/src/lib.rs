@@ -12,6 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
+/// How long a connection may take: a member on the same network answers at once or is down.
+const LIMIT: Duration = Duration::from_secs(1);
 /// How long one of the addresses of a name may take while there are others.
 const EACH: Duration = Duration::from_millis(300);
 
@@ -33,17 +35,21 @@ impl Dial {
         Self(Arc::new(connect))
     }
 
-    /// A new connection to `HOST:PORT`. It may take as long as the network lets it.
-    pub fn connect(&self, address: &str) -> Connecting {
-        (self.0)(address.to_owned())
+    /// A new connection to `HOST:PORT`; an error after one second.
+    pub async fn connect(&self, address: &str) -> io::Result<Box<dyn Socket>> {
+        let limited = tokio::time::timeout(LIMIT, (self.0)(address.to_owned())).await;
+        limited.map_err(|late| io::Error::new(io::ErrorKind::TimedOut, late))?
     }
 
     /// The gRPC channel to an endpoint; nothing is connected before the first request.
     pub fn channel(&self, endpoint: &Endpoint) -> Channel {
         let dial = self.clone();
         endpoint.connect_with_connector_lazy(tower::service_fn(move |uri: Uri| {
-            let address = uri.authority().map_or("", |authority| authority.as_str());
-            dial.connect(address).map(|socket| socket.map(TokioIo::new))
+            let dial = dial.clone();
+            async move {
+                let address = uri.authority().map_or("", |authority| authority.as_str());
+                dial.connect(address).await.map(TokioIo::new)
+            }
         }))
     }
 }

@@ -139,9 +139,7 @@ pub(super) async fn promote_one(
         }
         if other.0 == status.node {
             // The next leader does it.
-            node.transfer_leader(None).await.map_err(|err| denied(&node, err))?;
-            let leader = node.leadership().borrow().leader.clone();
-            return Err(not_leader(&node, leader).into());
+            return Err(leave_to_the_next(&node).await);
         }
     }
     let electorate = electorate(core, &status).await;
@@ -246,9 +244,7 @@ pub(super) async fn remove(core: &Core, id: NodeId) -> Result<Membership, Denied
     if member.role == Role::Voter {
         if id.0 == status.node {
             // The next leader removes this one.
-            node.transfer_leader(None).await.map_err(|err| denied(&node, err))?;
-            let leader = node.leadership().borrow().leader.clone();
-            return Err(not_leader(&node, leader).into());
+            return Err(leave_to_the_next(&node).await);
         }
         let mut electorate = electorate(core, &status).await;
         electorate.ready.remove(&id.0);
@@ -270,7 +266,15 @@ pub(super) async fn transfer(core: &Core, to: Option<NodeId>) -> Result<Membersh
         MemberError::NotMember { node: id } if is_member(id) => Denied::NotAVoter(NodeId(id)),
         err => denied(&node, err),
     })?;
-    Ok(core.place(&node, NodeId(leader)))
+    Ok(core.place(&node, NodeId(leader.node)))
+}
+
+/// Hands the leadership over; the denial names who leads then.
+async fn leave_to_the_next(node: &RaftNode) -> Denied {
+    match node.transfer_leader(None).await {
+        Ok(leader) => not_leader(node, Some(leader)).into(),
+        Err(err) => denied(node, err),
+    }
 }
 
 fn leads(node: &RaftNode) -> Result<(), Failure> {

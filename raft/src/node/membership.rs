@@ -13,8 +13,9 @@ use openraft::{BasicNode, ChangeMembers, Precondition};
 
 use super::{RaftNode, forward, known_leader};
 use crate::config::{Metrics, TypeConfig};
-use crate::error::MemberError;
+use crate::error::{Leader, MemberError};
 use crate::metrics::Watcher;
+use crate::status;
 
 /// How long a change may take. Committing it needs a round trip and a sync; the rest is patience
 /// with a leader that is being elected.
@@ -76,20 +77,22 @@ impl RaftNode {
             return Err(MemberError::NoVoter);
         }
         if node == self.identity.node && metrics.state.is_leader() {
-            self.transfer_leader(None).await?;
-            return Err(MemberError::NotLeader { leader: known_leader(&self.raft) });
+            let leader = self.transfer_leader(None).await?;
+            return Err(MemberError::NotLeader { leader: Some(leader) });
         }
         self.change(&metrics, Changes::RemoveVoters([node].into()), false).await
     }
 
     /// Hands the leadership over, to the voter with the longest log if none is named; returns
     /// once another node leads, and which.
-    pub async fn transfer_leader(&self, to: Option<u64>) -> Result<u64, MemberError> {
+    pub async fn transfer_leader(&self, to: Option<u64>) -> Result<Leader, MemberError> {
         let metrics = self.metrics();
         self.still_leading(&metrics)?;
         let to = match to {
             None => successor(&metrics).ok_or(MemberError::NoSuccessor)?,
-            Some(node) if node == self.identity.node => return Ok(node),
+            Some(node) if node == self.identity.node => {
+                return Ok(Leader { node, address: self.options.address.clone() });
+            }
             Some(node) if metrics.membership_config.voter_ids().any(|voter| voter == node) => node,
             Some(node) => return Err(MemberError::NotMember { node }),
         };
@@ -98,7 +101,7 @@ impl RaftNode {
         let mut now = Watcher::of(&self.raft);
         let handed_over = now.wait_for(|now| now.current_leader.is_some_and(|to| to != own));
         match tokio::time::timeout(PATIENCE, handed_over).await {
-            Ok(Some(metrics)) => metrics.current_leader.ok_or(MemberError::Unknown),
+            Ok(Some(metrics)) => status::leader(&metrics).ok_or(MemberError::Unknown),
             Ok(None) => Err(MemberError::Stopped),
             Err(_) => Err(MemberError::Unknown),
         }

@@ -103,8 +103,8 @@ impl Member {
             How::Open => RaftNode::open(options, app).await?,
         };
         let (stop, stopped) = oneshot::channel::<()>();
-        let router = tonic::transport::Server::builder().add_service(node.transport());
         let transport = node.transport();
+        let router = tonic::transport::Server::builder().add_service(transport.clone());
         let server = tokio::spawn(async move {
             let incoming = TcpListenerStream::new(listener);
             let incoming = crate::divide(incoming, move || Some(transport.clone()));

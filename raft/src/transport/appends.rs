@@ -14,7 +14,6 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Status};
 
-use super::channels::CONNECT_TIMEOUT;
 use super::client::{Network, RpcError, nonsense};
 use super::line::Line;
 use crate::config::{LogId, TypeConfig};
@@ -98,9 +97,7 @@ impl Network {
     async fn connected(&mut self) -> io::Result<Line> {
         let connecting = self.connecting.get_or_insert_with(|| {
             let (dial, address) = (self.channels.dial.clone(), self.address.clone());
-            AbortOnDropHandle::new(tokio::spawn(async move {
-                tokio::time::timeout(CONNECT_TIMEOUT, Line::open(&dial, &address)).await?
-            }))
+            AbortOnDropHandle::new(tokio::spawn(async move { Line::open(&dial, &address).await }))
         });
         let line = connecting.await.map_err(io::Error::other);
         self.connecting = None;

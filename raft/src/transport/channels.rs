@@ -13,15 +13,13 @@ use crate::options::Identity;
 use crate::storage::Blocking;
 use crate::wire::proto::raft_client::RaftClient;
 
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a connection is for. Heartbeats must not queue behind entries, nor those behind snapshots.
+/// What a connection is for. Calls must not queue behind snapshots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Lane {
-    Log,
-    Heartbeat,
+    Calls,
     Snapshot,
 }
 
@@ -80,7 +78,6 @@ impl Channels {
 fn endpoint(address: &str) -> Option<Endpoint> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
     let endpoint = endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true);

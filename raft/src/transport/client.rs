@@ -45,7 +45,8 @@ pub(crate) struct Network {
     target: u64,
     pub(super) address: String,
     lane: Lane,
-    /// By which appends go, unless one is under way; made when it is needed.
+    /// By which appends go, unless one is under way; made when it is needed. openraft has a network for
+    /// heartbeats alone, so that they have a line of their own.
     pub(super) line: Option<Line>,
     /// A line that is being made.
     pub(super) connecting: Option<AbortOnDropHandle<io::Result<Line>>>,
@@ -55,11 +56,7 @@ impl RaftNetworkFactory<TypeConfig> for Channels {
     type Network = Network;
 
     async fn new_client(&mut self, target: u64, node: &BasicNode) -> Network {
-        self.network(target, node, Lane::Log)
-    }
-
-    async fn new_heartbeat_client(&mut self, target: u64, node: &BasicNode) -> Network {
-        self.network(target, node, Lane::Heartbeat)
+        self.network(target, node, Lane::Calls)
     }
 
     async fn new_snapshot_client(&mut self, target: u64, node: &BasicNode) -> Network {
@@ -313,7 +310,7 @@ pub(crate) async fn read_index(
     address: &str,
     patience: Duration,
 ) -> Option<u64> {
-    let mut client = channels.client(leader, address, Lane::Log)?;
+    let mut client = channels.client(leader, address, Lane::Calls)?;
     let request = proto::ReadIndexRequest {
         envelope: Some(envelope(channels.from, leader)),
         patience_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),

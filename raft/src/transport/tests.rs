@@ -58,8 +58,8 @@ impl Target {
         options.snapshot_size_max = 1000;
         let identity = Identity::first(CLUSTER, 2);
         let node = RaftNode::join(options, identity, Nothing).await.unwrap();
-        let router = tonic::transport::Server::builder().add_service(node.transport());
         let transport = node.transport();
+        let router = tonic::transport::Server::builder().add_service(transport.clone());
         let incoming = TcpListenerStream::new(listener);
         let incoming = crate::divide(incoming, move || Some(transport.clone()));
         tokio::spawn(router.serve_with_incoming(incoming));

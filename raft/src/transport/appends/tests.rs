@@ -1,10 +1,12 @@
 //! A leader's side of a line against a scripted follower, by the paused clock.
 
+use std::sync::Arc;
+
 use futures::FutureExt;
 use openraft::BasicNode;
 use proto::append_response::{Outcome, Partial, Success};
 use tokio::io::AsyncReadExt;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use torus_dial::{Dial, Socket};
 
@@ -22,19 +24,33 @@ const LEADER: LeaderId = LeaderId { term: 1, node_id: 1 };
 struct Pair {
     network: Network,
     accepted: mpsc::UnboundedReceiver<Box<dyn Socket>>,
+    /// A connection takes a permit, and waits for it.
+    permits: Arc<Semaphore>,
 }
 
 impl Pair {
     fn new() -> Self {
+        Self::that_connects(Semaphore::MAX_PERMITS)
+    }
+
+    /// Connections are made `times` times; the next waits for more permits.
+    fn that_connects(times: usize) -> Self {
         let (accept, accepted) = mpsc::unbounded_channel();
+        let permits = Arc::new(Semaphore::new(times));
+        let gate = Arc::clone(&permits);
         let dial = Dial::by(move |_| {
-            let (here, there) = tokio::io::duplex(1 << 16);
-            accept.send(Box::new(there) as Box<dyn Socket>).unwrap();
-            async { Ok(Box::new(here) as Box<dyn Socket>) }.boxed()
+            let (accept, gate) = (accept.clone(), Arc::clone(&gate));
+            async move {
+                gate.acquire().await.unwrap().forget();
+                let (here, there) = tokio::io::duplex(1 << 16);
+                accept.send(Box::new(there) as Box<dyn Socket>).unwrap();
+                Ok(Box::new(here) as Box<dyn Socket>)
+            }
+            .boxed()
         });
         let channels = Channels::new(Identity::first([7; 16], 1), dial, Blocking::Threads);
         let node = BasicNode { addr: "there:1".to_owned() };
-        Self { network: channels.network(2, &node, Lane::Log), accepted }
+        Self { network: channels.network(2, &node, Lane::Calls), accepted, permits }
     }
 }
 
@@ -73,7 +89,7 @@ async fn say(line: &mut Line, outcome: Outcome) {
 
 #[tokio::test(start_paused = true)]
 async fn entries_wait_for_those_before_them_and_news_of_a_commit_for_entries() {
-    let Pair { mut network, mut accepted } = Pair::new();
+    let Pair { mut network, mut accepted, .. } = Pair::new();
     let (give, input) = mpsc::unbounded_channel();
     let leader = async {
         let mut answers = Box::pin(network.appends(UnboundedReceiverStream::new(input), BUDGET));
@@ -144,7 +160,7 @@ async fn nothing_follows_what_was_not_done_whole() {
         // No answer in time.
         (None, "Timeout"),
     ] {
-        let Pair { mut network, mut accepted } = Pair::new();
+        let Pair { mut network, mut accepted, .. } = Pair::new();
         let input = stream::iter([request(0, 2, 0), request(2, 3, 0)]);
         let leader = async {
             let mut answers = Box::pin(network.appends(input, BUDGET));
@@ -173,7 +189,7 @@ async fn nothing_follows_what_was_not_done_whole() {
 
 #[tokio::test(start_paused = true)]
 async fn a_line_that_is_given_up_or_has_been_idle_is_not_used_again() {
-    let Pair { mut network, mut accepted } = Pair::new();
+    let Pair { mut network, mut accepted, .. } = Pair::new();
     // openraft lets a stream go whenever it likes, here while an answer is due.
     let request_in_flight = async {
         let mut answers = Box::pin(network.appends(stream::iter([request(0, 1, 0)]), BUDGET));
@@ -187,7 +203,7 @@ async fn a_line_that_is_given_up_or_has_been_idle_is_not_used_again() {
     let conflict = Outcome::Conflict(proto::append_response::Conflict {});
     let mut line = None;
     for (idle, outcome) in [(0, conflict), (29, Outcome::HigherVote(Vote::new(9, 2).into()))] {
-        tokio::time::sleep(Duration::from_secs(idle)).await;
+        tokio::time::advance(Duration::from_secs(idle)).await;
         let follower = async {
             let mut used = match line.take() {
                 Some(line) => line,
@@ -207,7 +223,7 @@ async fn a_line_that_is_given_up_or_has_been_idle_is_not_used_again() {
         }
         line = Some(used);
     }
-    tokio::time::sleep(Duration::from_secs(31)).await;
+    tokio::time::advance(Duration::from_secs(31)).await;
     let follower = async {
         let mut line = accept(&mut accepted).await;
         assert_eq!(got(&mut line).await, (1, 0));
@@ -219,24 +235,12 @@ async fn a_line_that_is_given_up_or_has_been_idle_is_not_used_again() {
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_takes_long_is_there_for_the_next_request() {
-    let (accept, mut accepted) = mpsc::unbounded_channel();
-    let dial = Dial::by(move |_| {
-        let accept = accept.clone();
-        async move {
-            tokio::time::sleep(BUDGET * 3 / 2).await;
-            let (here, there) = tokio::io::duplex(1 << 16);
-            accept.send(Box::new(there) as Box<dyn Socket>).unwrap();
-            Ok(Box::new(here) as Box<dyn Socket>)
-        }
-        .boxed()
-    });
-    let channels = Channels::new(Identity::first([7; 16], 1), dial, Blocking::Threads);
-    let node = BasicNode { addr: "there:1".to_owned() };
-    let mut network = channels.network(2, &node, Lane::Heartbeat);
+    let Pair { mut network, mut accepted, permits } = Pair::that_connects(0);
     let late = network.append(request(4, 4, 4), BUDGET).await;
     assert!(matches!(late, Err(RPCError::Timeout(_))), "{late:?}");
+    permits.add_permits(1);
     let follower = async {
-        let mut line = self::accept(&mut accepted).await;
+        let mut line = accept(&mut accepted).await;
         assert_eq!(got(&mut line).await, (0, 4));
         say(&mut line, Outcome::Success(Success {})).await;
     };
