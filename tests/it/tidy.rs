@@ -13,6 +13,7 @@ use torus_tests::run;
 const ARROWS: &[(&str, &[&str])] = &[
     ("torus-blockstore", &[]),
     ("torus-dial", &[]),
+    ("base2histogram", &[]),
     ("torus-raft", &["torus-dial"]),
     ("torus-nbd", &[]),
     ("torus-metadata", &["torus-raft", "torus-dial", "torus-blockstore"]),
