@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use tokio::net::TcpSocket;
-use tokio::runtime::Builder;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use torus_blockstore::{OsDisk, PeerId, PeerIdentity};
 use torus_metadata::{Member, MemberOptions, MemberState};
@@ -22,6 +22,7 @@ use crate::failure::Failure;
 use crate::size::{SizeError, StoreSize};
 use crate::{interrupt, logging};
 
+use self::listen::Places;
 use self::storage::{Storage, StorageOptions};
 use self::threads::DataThreads;
 
@@ -86,14 +87,12 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     logging::start(&arguments.log)?;
     abort_on_panic();
-    // The metadata group must answer however busy the disks are: it has threads of its own.
-    let control = Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("control")
-        .enable_all()
-        .build()?;
+    // The metadata group must answer however busy the disks are: it has a thread of its own.
+    let control = threads::runtime("control", 1)?;
+    let calls = threads::runtime("calls", 2)?;
     let data = Arc::new(DataThreads::start()?);
-    let result = control.block_on(serve(arguments, &data));
+    let result = control.block_on(serve(arguments, calls.handle(), &data));
+    calls.shutdown_timeout(DRAIN);
     control.shutdown_timeout(DRAIN);
     if let Some(data) = Arc::into_inner(data) {
         data.shutdown(DRAIN);
@@ -101,7 +100,11 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     result
 }
 
-async fn serve(arguments: Arguments, data: &Arc<DataThreads>) -> Result<(), Failure> {
+async fn serve(
+    arguments: Arguments,
+    calls: &Handle,
+    data: &Arc<DataThreads>,
+) -> Result<(), Failure> {
     let stop = interrupt::token()?;
     let identity =
         PeerIdentity::open(OsDisk::shared(), &arguments.data_dir, PeerId(Uuid::new_v4()))?;
@@ -127,8 +130,9 @@ async fn serve(arguments: Arguments, data: &Arc<DataThreads>) -> Result<(), Fail
     let listener = port.listen(BACKLOG)?;
 
     let storage = Arc::new(Storage::new());
-    let doors =
-        listen::start(listener, &member, Arc::clone(&storage), Arc::clone(data), stop.clone());
+    let places =
+        Places { storage: Arc::clone(&storage), data: Arc::clone(data), calls: calls.clone() };
+    let doors = listen::start(listener, &member, places, stop.clone());
     if let Some(listener) = http {
         tokio::spawn(http::serve(listener, Arc::clone(&storage), stop.clone()));
     }

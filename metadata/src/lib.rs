@@ -56,7 +56,7 @@ pub use follow::{Followed, follow, follow_from};
 pub use level::FeatureLevel;
 #[cfg(feature = "member")]
 pub use member::{
-    Change, Entries, FormerGeneration, Member, MemberOptions, MemberState, Pace, Records,
+    Change, Entries, FormerGeneration, Member, MemberOptions, MemberState, Pace, Records, Rewound,
     StartError, Storage, Timing, Tuning,
 };
 #[cfg(feature = "raft")]

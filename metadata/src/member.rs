@@ -31,7 +31,7 @@ use futures::Stream;
 use tokio::sync::{mpsc, watch};
 use torus_blockstore::PeerId;
 use torus_dial::{Dial, Socket};
-use torus_raft::{RaftNode, Rewound};
+use torus_raft::RaftNode;
 use uuid::Uuid;
 
 use self::core::Core;
@@ -42,7 +42,7 @@ use crate::{Client, FeatureLevel, MetadataService, NodeId, serve};
 
 #[cfg(feature = "raft")]
 pub use recovery::{RecoverError, Refounded, Survivor};
-pub use torus_raft::{Change, Entries, Pace, Records, Storage, Timing};
+pub use torus_raft::{Change, Entries, Pace, Records, Rewound, Storage, Timing};
 
 /// How long a node that was opened may take to tell the membership that it has on its disk.
 const RECALL: Duration = Duration::from_millis(500);

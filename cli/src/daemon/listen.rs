@@ -1,17 +1,20 @@
 //! The daemon's one port: the first bytes of a connection tell the data protocol from the others.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::{Stream, StreamExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tonic::transport::Server;
-use torus_metadata::Member;
+use torus_metadata::{Member, Rewound};
 
 use super::storage::Storage;
 use super::threads::DataThreads;
@@ -23,28 +26,43 @@ const RETRY: Duration = Duration::from_millis(100);
 /// How often to look whether more of the first bytes have come.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Serves the port until `stop`: what is for `member` here, data by `storage` on the threads `data`.
+/// Connections with calls that the group's own thread serves at a time. Their requests wait for no
+/// other thread, which a client that is alone gains by; were there more of them, they would take
+/// the thread's time from the group.
+const NEAR: usize = 4;
+
+type Incoming = Result<Rewound<TcpStream>, io::Error>;
+
+/// Where the connections go that are not the group's own.
+pub(super) struct Places {
+    pub(super) storage: Arc<Storage>,
+    pub(super) data: Arc<DataThreads>,
+    /// The runtime of most calls.
+    pub(super) calls: Handle,
+}
+
+/// Serves the port until `stop`: what is for `member` on this runtime, as a rule, and the rest in its
+/// places.
 pub(super) fn start(
     listener: TcpListener,
     member: &Member,
-    storage: Arc<Storage>,
-    data: Arc<DataThreads>,
+    places: Places,
     stop: CancellationToken,
 ) -> JoinHandle<()> {
-    let (calls, incoming) = mpsc::channel::<io::Result<TcpStream>>(64);
-    let (routes, incoming) = (member.routes(), member.divide(ReceiverStream::new(incoming)));
+    let Places { storage, data, calls } = places;
+    let (others, incoming) = mpsc::channel::<io::Result<TcpStream>>(64);
+    let incoming = member.divide(ReceiverStream::new(incoming));
+    let (near, near_calls) = mpsc::channel(64);
+    let (far, far_calls) = mpsc::channel(64);
+    let servers = [
+        tokio::spawn(serve(member.routes(), near_calls, stop.clone())),
+        calls.spawn(serve(member.routes(), far_calls, stop.clone())),
+    ];
     let stopped = stop.clone();
-    let grpc = tokio::spawn(async move {
-        let server = Server::builder()
-            .tcp_nodelay(true)
-            .http2_keepalive_interval(Some(Duration::from_secs(5)))
-            .http2_keepalive_timeout(Some(Duration::from_secs(5)))
-            .add_routes(routes);
-        let ended = server.serve_with_incoming_shutdown(incoming, stopped.cancelled_owned()).await;
-        if let Err(error) = ended {
-            tracing::error!(%error, "the gRPC server ended");
-        }
-    });
+    let sharing = async move {
+        stopped.run_until_cancelled(share(incoming, near, far, calls)).await;
+    };
+    tokio::spawn(sharing);
     tokio::spawn(async move {
         loop {
             let accepted = tokio::select! {
@@ -53,7 +71,7 @@ pub(super) fn start(
             };
             match accepted {
                 Ok((stream, _)) => {
-                    tokio::spawn(direct(stream, calls.clone(), Arc::clone(&storage), data.next()));
+                    tokio::spawn(direct(stream, others.clone(), Arc::clone(&storage), data.next()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -61,17 +79,58 @@ pub(super) fn start(
                 }
             }
         }
-        drop((listener, calls));
-        if let Err(error) = grpc.await {
-            tracing::error!(%error, "the gRPC server ended");
+        drop(listener);
+        for server in servers {
+            if let Err(error) = server.await {
+                tracing::error!(%error, "a gRPC server ended");
+            }
         }
     })
+}
+
+/// Answers calls until `stop`.
+async fn serve(routes: Routes, calls: mpsc::Receiver<Incoming>, stop: CancellationToken) {
+    let server = Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(Duration::from_secs(5)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+        .add_routes(routes);
+    let calls = ReceiverStream::new(calls);
+    let ended = server.serve_with_incoming_shutdown(calls, stop.cancelled_owned()).await;
+    if let Err(error) = ended {
+        tracing::error!(%error, "the gRPC server ended");
+    }
+}
+
+/// Gives the first few connections to the server on this runtime and the others to the one on
+/// `calls`.
+async fn share(
+    incoming: impl Stream<Item = Incoming>,
+    near: mpsc::Sender<Incoming>,
+    far: mpsc::Sender<Incoming>,
+    calls: Handle,
+) {
+    let places = Arc::new(Semaphore::new(NEAR));
+    let mut incoming = pin!(incoming);
+    while let Some(stream) = incoming.next().await {
+        if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
+            drop(near.send(stream.map(|stream| stream.keeping(place))).await);
+            continue;
+        }
+        // The socket moves to the other runtime's poller.
+        let moved = stream.and_then(|stream| stream.try_map(TcpStream::into_std));
+        let far = far.clone();
+        calls.spawn(async move {
+            let stream = moved.and_then(|stream| stream.try_map(TcpStream::from_std));
+            drop(far.send(stream).await);
+        });
+    }
 }
 
 /// Sends a connection where it belongs.
 async fn direct(
     stream: TcpStream,
-    calls: mpsc::Sender<io::Result<TcpStream>>,
+    others: mpsc::Sender<io::Result<TcpStream>>,
     storage: Arc<Storage>,
     data: Handle,
 ) {
@@ -89,7 +148,7 @@ async fn direct(
         Ok(Ok(false)) => {
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "a connection broke before its first call");
-            } else if calls.send(Ok(stream)).await.is_err() {
+            } else if others.send(Ok(stream)).await.is_err() {
                 tracing::debug!("a connection came too late");
             }
         }

@@ -1,6 +1,6 @@
-//! The threads that serve data.
+//! The daemon's runtimes, above all those that serve data.
 //!
-//! Each is a runtime by itself, and a connection stays with one: a request then never wakes a second
+//! Each of their threads is a runtime by itself, and a connection stays with one: a request then never wakes a second
 //! thread, which costs more than most requests do. In one runtime with several threads, tokio
 //! wakes another whenever one finds work, so that it could help: with one thread in its place a
 //! flushed write took 15 % less CPU time (`docs/performance.md`).
@@ -11,6 +11,11 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
+/// A runtime of so many threads.
+pub(super) fn runtime(name: &str, threads: usize) -> io::Result<Runtime> {
+    Builder::new_multi_thread().worker_threads(threads).thread_name(name).enable_all().build()
+}
+
 pub(super) struct DataThreads {
     runtimes: Vec<Runtime>,
     next: AtomicUsize,
@@ -20,11 +25,9 @@ impl DataThreads {
     /// As many as there are processors.
     pub(super) fn start() -> io::Result<Self> {
         let count = std::thread::available_parallelism()?.get();
-        let runtime = |index| {
-            let name = format!("data-{index}");
-            Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build()
-        };
-        let runtimes = (0..count).map(runtime).collect::<io::Result<_>>()?;
+        let runtimes = (0..count)
+            .map(|index| runtime(&format!("data-{index}"), 1))
+            .collect::<io::Result<_>>()?;
         Ok(Self { runtimes, next: AtomicUsize::new(0) })
     }
 

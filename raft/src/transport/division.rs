@@ -1,5 +1,6 @@
 //! Lines and gRPC come to the same port: the first bytes of a connection tell which it is.
 
+use std::any::Any;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -50,7 +51,9 @@ where
                     Ok(Ok((first, _))) if first.starts_with(FAMILY) => {
                         tracing::warn!("a member of another version wants to append to the log");
                     }
-                    Ok(Ok((first, stream))) => yield Ok(Rewound { first, read: 0, stream }),
+                    Ok(Ok((first, stream))) => {
+                        yield Ok(Rewound { first, read: 0, stream, kept: None });
+                    }
                     Ok(Err(error)) => {
                         tracing::debug!(%error, "a connection ended before it said anything");
                     }
@@ -78,6 +81,21 @@ pub struct Rewound<S> {
     first: [u8; MAGIC.len()],
     read: usize,
     stream: S,
+    kept: Option<Box<dyn Any + Send + Sync>>,
+}
+
+impl<S> Rewound<S> {
+    /// The same connection with another stream for it.
+    pub fn try_map<T>(self, map: impl FnOnce(S) -> io::Result<T>) -> io::Result<Rewound<T>> {
+        let Self { first, read, stream, kept } = self;
+        Ok(Rewound { first, read, stream: map(stream)?, kept })
+    }
+
+    /// Keeps something until the connection ends.
+    #[must_use]
+    pub fn keeping(self, kept: impl Send + Sync + 'static) -> Self {
+        Self { kept: Some(Box::new(kept)), ..self }
+    }
 }
 
 impl<S: Connected> Connected for Rewound<S> {
