@@ -147,9 +147,12 @@ impl AdminClient {
         }
     }
 
-    /// Asks for a place in the group.
-    pub(crate) async fn join(&self, applicant: Applicant) -> Result<Membership, AdminError> {
-        self.lead(Request::Join(applicant)).await
+    /// Asks for a place in the group: what its leader says, if there is one.
+    pub(crate) async fn join(
+        &self,
+        applicant: Applicant,
+    ) -> Result<Result<Membership, Denied>, AdminError> {
+        Ok(self.ask_leader(Request::Join(applicant)).await?.1)
     }
 
     /// Asks one daemon to join the cluster of `members`. `None`: it does not answer.
@@ -166,8 +169,17 @@ impl AdminClient {
         status_of(dial, address).await.ok()
     }
 
-    /// Asks the daemons, and whom they name, until the leader has answered.
     async fn lead(&self, request: Request) -> Result<Membership, AdminError> {
+        let (address, answer) = self.ask_leader(request).await?;
+        answer.map_err(|denied| denied.at(&address))
+    }
+
+    /// Asks the daemons, and whom they name, until the leader has answered: where it is, and what it
+    /// says.
+    async fn ask_leader(
+        &self,
+        request: Request,
+    ) -> Result<(String, Result<Membership, Denied>), AdminError> {
         let end = now() + DEADLINE;
         loop {
             let mut silent = Silent::default();
@@ -191,7 +203,7 @@ impl AdminClient {
                         silent.tried.push(address);
                         silent.leaderless = true;
                     }
-                    Ok(result) => return result.map_err(|denied| denied.at(&address)),
+                    Ok(answer) => return Ok((address, answer)),
                     Err(missed) => silent.note(&address, missed)?,
                 }
             }

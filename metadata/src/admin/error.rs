@@ -102,7 +102,7 @@ impl From<Failure> for Denied {
 
 impl Denied {
     /// The error for the caller of the daemon at `address`.
-    pub(super) fn at(self, address: &str) -> AdminError {
+    pub(crate) fn at(self, address: &str) -> AdminError {
         let address = address.to_owned();
         match self {
             Self::Failure(Failure::NotInitialised) => AdminError::NotInitialised { address },

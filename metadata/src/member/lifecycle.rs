@@ -13,12 +13,14 @@ use super::{MemberState, backup};
 use crate::admin::{AdminClient, Applicant, Denied, InitOptions, Membership, Restored};
 use crate::wire::Failure;
 use crate::{
-    AdminError, Backup, Command, Error, GlobalMetadata, MetadataService, NodeId, Refusal, Ring,
-    RingVersion, block_size_is_valid,
+    Backup, Command, Error, GlobalMetadata, MetadataService, NodeId, Refusal, Ring, RingVersion,
+    block_size_is_valid,
 };
 
 /// How often the cluster is asked again.
 const RETRY: Duration = Duration::from_millis(200);
+/// How often after a refusal; somebody has to do something first.
+const AFTER_REFUSAL: Duration = Duration::from_secs(2);
 
 type Answer = oneshot::Sender<Result<Membership, Denied>>;
 
@@ -58,14 +60,22 @@ pub(super) async fn run(core: Arc<Core>, mut orders: mpsc::Receiver<Order>) {
                 order = orders.recv() => Err(order),
             };
             match asked {
-                Ok(Some(place)) => {
+                Ok(Asked::Place(place)) => {
                     // Not within the select: an identity that is half written must not be left.
                     let entered = enter(&core, place).await;
                     for asker in askers.drain(..) {
                         tell(asker, entered.clone());
                     }
                 }
-                Ok(None) => tokio::time::sleep(RETRY).await,
+                Ok(Asked::NotYet) => tokio::time::sleep(RETRY).await,
+                Ok(Asked::Refused(denied)) => {
+                    let why = denied.clone().at(&targets.join(", "));
+                    tracing::warn!(error = %why, "the cluster does not take this daemon in");
+                    for asker in askers.drain(..) {
+                        tell(asker, Err(denied.clone()));
+                    }
+                    targets = after_refusal(&core).await;
+                }
                 Err(None) => return,
                 Err(Some(Order::Init(options, answer))) => {
                     let result = match nobody_began(&core, &targets).await {
@@ -172,22 +182,43 @@ fn first_ring(options: &InitOptions) -> Ring {
     }
 }
 
+/// What came of asking for a place.
+enum Asked {
+    Place(Membership),
+    /// Nobody could say; later somebody may.
+    NotYet,
+    /// The cluster does not want this daemon as it is.
+    Refused(Denied),
+}
+
 /// Asks the cluster for a place, once.
-async fn ask(core: &Core, targets: &[String]) -> Option<Membership> {
+async fn ask(core: &Core, targets: &[String]) -> Asked {
     let (peer, level) = (core.options.peer, core.tuning.level);
     let applicant = Applicant { peer, address: core.options.address.clone(), level };
-    match AdminClient::over(core.tuning.dial.clone(), targets.iter().cloned()).join(applicant).await
-    {
-        Ok(place) => Some(place),
-        Err(err @ (AdminError::Unavailable { .. } | AdminError::NotInitialised { .. })) => {
-            tracing::debug!(error = %err, "not taken in yet");
-            None
+    let cluster = AdminClient::over(core.tuning.dial.clone(), targets.iter().cloned());
+    match cluster.join(applicant).await {
+        Ok(Ok(place)) => Asked::Place(place),
+        Ok(Err(denied @ (Denied::Failure(_) | Denied::NotReady(_)))) => {
+            tracing::debug!(?denied, "not taken in yet");
+            Asked::NotYet
         }
+        Ok(Err(denied)) => Asked::Refused(denied),
         Err(err) => {
-            tracing::warn!(error = %err, "the cluster does not take this daemon in");
-            None
+            tracing::debug!(error = %err, "nobody takes this daemon in yet");
+            Asked::NotYet
         }
     }
+}
+
+/// Whom to ask next: an invitation has come to nothing, but what `--join` says stands.
+async fn after_refusal(core: &Core) -> Vec<String> {
+    let targets = core.targets();
+    if targets.is_empty() {
+        core.set_state(MemberState::WaitingForInit);
+    } else {
+        tokio::time::sleep(AFTER_REFUSAL).await;
+    }
+    targets
 }
 
 /// Starts the node at the place that the cluster gave.

@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::reign::now;
 use super::{Member, MemberOptions, MemberState, StartError, Timing, Tuning};
-use crate::admin::Applicant;
+use crate::admin::{Applicant, Denied};
 use crate::wire::{Image, write_snapshot};
 use crate::{
     AdminClient, AdminError, Answer, Client, Command, Error, Event, EventKind, Followed, GroupRole,
@@ -336,8 +336,8 @@ async fn members_are_invited_removed_and_led_by_another() {
         address: second.address.clone(),
         level: crate::FeatureLevel::OWN,
     };
-    let error = admin.join(taken).await.unwrap_err();
-    assert!(matches!(error, AdminError::AddressTaken { .. }), "{error}");
+    let denied = admin.join(taken).await.unwrap().unwrap_err();
+    assert!(matches!(denied, Denied::AddressTaken(_)), "{denied:?}");
     let daemons = [&first, &second, &third, &fourth];
     wait_until(
         "the same state on all members",

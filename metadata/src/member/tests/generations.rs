@@ -1,6 +1,7 @@
 //! Groups that go on with an old state, and members of different versions.
 
 use super::*;
+use crate::admin::Denied;
 use crate::{Backup, FeatureLevel, Survivor};
 
 async fn bytes_of(daemon: &Daemon) -> Vec<u8> {
@@ -89,8 +90,17 @@ async fn the_level_of_a_cluster_is_that_of_its_oldest_member_and_does_not_fall()
     // One that knows less is not taken in.
     let (peer, address) = (fixtures::peer_id(9), "127.0.0.1:1".to_owned());
     let old = Applicant { peer, address, level: FeatureLevel(1) };
-    let refused = first.admin().join(old).await.unwrap_err();
+    let refused = first.admin().join(old).await.unwrap().unwrap_err();
+    assert!(matches!(refused, Denied::Level { .. }), "{refused:?}");
+    // Nor when it is invited; whoever invites it hears why, and it waits for another cluster.
+    let invited = Daemon::start_as(8, &[], at(1)).await;
+    let refused = first.admin().invite(&invited.address).await.unwrap_err();
     assert!(matches!(refused, AdminError::Level { .. }), "{refused}");
+    let mut state = invited.member.state();
+    let waits = state.wait_for(|state| matches!(state, MemberState::WaitingForInit));
+    tokio::time::timeout(PATIENCE, waits).await.expect("it waits").unwrap();
+    invited.admin().init(options()).await.unwrap();
+    invited.kill().await;
     first.kill().await;
 
     // A cluster in which one member is of an older version stays at its level.
