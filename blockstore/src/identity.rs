@@ -96,12 +96,20 @@ impl PeerIdentity {
         if found != cluster {
             return Err(Error::OtherCluster { dir: self.dir.clone(), found, expected: cluster });
         }
-        let blocks = self.block_dir();
-        if !self.disk.exists(&blocks).map_err(Error::io("look for", &blocks))? {
-            let what = "it is missing; start with an empty data directory, as a new peer";
-            return Err(Error::Damaged { path: blocks, what });
+        if self.lacks_blocks()? {
+            let what = "it is missing; mount the disk that it is on, or, if that is lost, start with an \
+                        empty data directory as a new peer ('torusctl recover' helps if nobody else \
+                        has the metadata)";
+            return Err(Error::Damaged { path: self.block_dir(), what });
         }
         Ok(())
+    }
+
+    /// Whether the data directory had blocks and has none now.
+    pub fn lacks_blocks(&self) -> Result<bool, Error> {
+        let blocks = self.block_dir();
+        let exists = self.disk.exists(&blocks).map_err(Error::io("look for", &blocks))?;
+        Ok(self.cluster()?.is_some() && !exists)
     }
 
     /// Notes, durably, that there are blocks now and whose they are.

@@ -117,8 +117,10 @@ fn volumes_are_served_again_from_the_stores_when_all_metadata_is_lost() {
     };
     wait_for_none(new);
     assert!(copies > 0 && blocks(late) > 0, "the blocks of an unknown volume are gone");
-    cluster.ctl(&["metadata", "forget-lost"]).success();
+    assert_eq!(cluster.ctl_json(&["metadata", "forget-lost"])["forgotten"], true);
     wait_for_none(late);
+    let again = cluster.ctl(&["metadata", "forget-lost"]).success();
+    assert!(again.stdout.contains("nothing to forget"), "{again}");
 }
 
 #[test]

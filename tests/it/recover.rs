@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use serde_json::Value;
 use torus_tests::{
     Cluster, ClusterOptions, History, Outcome, Process, Random, binary, run, wait_until,
 };
@@ -157,4 +158,31 @@ fn only_the_data_directory_of_a_member_is_recovered() {
     recover(&cluster, 0, &["--yes"]).success();
     cluster.restart(0);
     cluster.create_volume("disk", "16MiB");
+}
+
+#[test]
+fn metadata_whose_blocks_are_lost_is_recovered_for_a_new_peer() {
+    let mut cluster =
+        Cluster::start(&ClusterOptions { daemons: 1, replication: 1, ..Default::default() });
+    cluster.create_volume("disk", "16MiB");
+    let former = cluster.peers()[0]["uuid"].clone();
+    cluster.stop(0);
+    let dir = cluster.data_dir(0);
+    fs::remove_dir_all(dir.join("block")).unwrap();
+    let refused = recover(&cluster, 0, &["--yes"]);
+    assert_refused(&refused, FAILURE, "'peer' and 'cluster'");
+    for name in ["peer", "cluster"] {
+        fs::remove_file(dir.join(name)).unwrap();
+    }
+    recover(&cluster, 0, &["--yes"]).success();
+    let folders = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name());
+    let names: Vec<_> = folders.map(|name| name.into_string().unwrap()).collect();
+    assert!(!names.iter().any(|name| name.contains("ing-")), "{names:?}");
+    cluster.restart(0);
+    wait_until("it is a new peer of the cluster that has the volume", BOUND, || {
+        let peers = cluster.peers();
+        let is_new = |peer: &Value| peer["state"] == "up" && peer["uuid"] != former;
+        if peers.iter().any(is_new) { Ok(()) } else { Err(format!("{peers:?}")) }
+    });
+    assert_eq!(cluster.ctl_json(&["volume", "list"])["volumes"][0]["name"], "disk");
 }

@@ -134,6 +134,14 @@ impl Cluster {
         }
     }
 
+    /// Whether IDs of volumes are lost that a former generation may have given.
+    pub(super) async fn has_lost_volumes(&self) -> Result<bool, Failure> {
+        match self.query(Query::Volumes).await? {
+            Answer::Volumes { lost, .. } => Ok(!lost.is_empty()),
+            _ => Err(nonsense("the volumes")),
+        }
+    }
+
     /// The volume of this name.
     pub(super) async fn volume(&self, name: &str) -> Result<Volume, Failure> {
         match self.query(Query::VolumeByName(name.to_owned())).await? {

@@ -1,7 +1,7 @@
 //! `torusctl init`.
 
 use serde_json::json;
-use torus_metadata::{InitOptions, RingKind};
+use torus_metadata::{Group, InitOptions, RingKind};
 
 use super::arguments::InitArguments;
 use super::cluster::Cluster;
@@ -79,7 +79,7 @@ async fn view(cluster: &Cluster, options: &InitOptions) -> Result<Report, Failur
         block_spec: global.block_spec,
         replication: ring.replication,
         ring: ring.kind,
-        voters_max: None,
+        voters_max: Some(group.voters_max),
     };
     let mut json = facts(&options);
     json["cluster"] = group.cluster.to_string().into();
@@ -89,11 +89,12 @@ async fn view(cluster: &Cluster, options: &InitOptions) -> Result<Report, Failur
 
 fn describe(options: &InitOptions) -> String {
     format!(
-        "Block size: {} bytes\nBlock spec: {}\nReplication: {}\nRing: {}\n",
+        "Block size: {} bytes\nBlock spec: {}\nReplication: {}\nRing: {}\nVoters: up to {}\n",
         options.block_size,
         options.block_spec,
         options.replication,
-        kind_name(options.ring)
+        kind_name(options.ring),
+        voters_max(options),
     )
 }
 
@@ -103,7 +104,12 @@ fn facts(options: &InitOptions) -> serde_json::Value {
         "block_spec": options.block_spec.to_string(),
         "replication": options.replication,
         "ring": kind_name(options.ring),
+        "voters_max": voters_max(options),
     })
+}
+
+fn voters_max(options: &InitOptions) -> u32 {
+    options.voters_max.unwrap_or(Group::VOTERS_MAX)
 }
 
 #[cfg(test)]
@@ -188,6 +194,7 @@ mod tests {
                 Block spec: crc,base
                 Replication: 2
                 Ring: ketama
+                Voters: up to 5
             "#]],
         );
     }

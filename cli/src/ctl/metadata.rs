@@ -98,9 +98,13 @@ async fn dump(cluster: &Cluster, from: Option<&Path>) -> Result<Report, Failure>
 }
 
 async fn forget_lost(cluster: &Cluster) -> Result<Report, Failure> {
+    let is_anything_lost = cluster.has_lost_volumes().await?;
     cluster.execute(Command::ForgetLostVolumes).await?;
-    let text = "The peers delete the blocks of volumes that only a former generation knew.\n";
-    Ok(Report::new(text.to_owned(), json!({ "forgotten": true })))
+    let text = match is_anything_lost {
+        true => "The peers delete the blocks of volumes that only a former generation knew.\n",
+        false => "No volumes are lost: there is nothing to forget.\n",
+    };
+    Ok(Report::new(text.to_owned(), json!({ "forgotten": is_anything_lost })))
 }
 
 fn read(path: &Path) -> Result<(Vec<u8>, Backup), Failure> {

@@ -23,8 +23,15 @@ use crate::failure::Failure;
 /// What was asked cannot be done, and nothing was changed.
 #[derive(Debug, thiserror::Error)]
 enum RecoverError {
-    #[error("{} is no data directory of a daemon: it has no {missing}", .dir.display())]
-    NoDataDir { dir: PathBuf, missing: &'static str },
+    #[error("{} is no data directory of a daemon: it has no metadata", .dir.display())]
+    NoDataDir { dir: PathBuf },
+    #[error(
+        "the blocks of {0} are missing, and its daemon would not start without them: mount the disk that \
+         they are on; if that is lost, move the files 'peer' and 'cluster' of {0} away and repeat the \
+         command: the daemon is a new peer then",
+        .dir.display()
+    )]
+    NoBlocks { dir: PathBuf },
     #[error(
         "the group did not know this member's address any more; say with --peer-address where the \
          daemon will be"
@@ -39,18 +46,19 @@ enum RecoverError {
 pub(super) async fn run(arguments: &RecoverArguments) -> Result<Report, Failure> {
     let dir = &arguments.data_dir;
     let metadata = dir.join("metadata");
-    for (path, missing) in [(dir.join("peer"), "file 'peer'"), (metadata.clone(), "metadata")] {
-        if !path.exists() {
-            return Err(RecoverError::NoDataDir { dir: dir.clone(), missing }.into());
-        }
+    if !metadata.exists() {
+        return Err(RecoverError::NoDataDir { dir: dir.clone() }.into());
     }
     // Keeps a daemon from starting meanwhile, and is refused while one runs.
     let identity = PeerIdentity::open(OsDisk::shared(), dir, PeerId(Uuid::new_v4()))?;
+    if identity.lacks_blocks()? {
+        return Err(RecoverError::NoBlocks { dir: dir.clone() }.into());
+    }
     let changed_ms = last_change(&metadata).map_err(|source| io_error(&metadata, source))?;
     let unique = Uuid::new_v4().simple().to_string();
     // Reading opens the log, and that changes files: what was there stays as it is.
-    let copy = Copy::of(&metadata, dir.join(format!("metadata.reading-{}", &unique[..8])))
-        .map_err(|source| io_error(&metadata, source))?;
+    let copy = Scratch(dir.join(format!("metadata.reading-{}", &unique[..8])));
+    copy_all(&metadata, &copy.0).map_err(|source| io_error(&metadata, source))?;
     let survivor = Survivor::read(&copy.0).await?;
     drop(copy);
     identity.check_cluster(survivor.cluster())?;
@@ -60,10 +68,11 @@ pub(super) async fn run(arguments: &RecoverArguments) -> Result<Report, Failure>
     confirm(&describe(&survivor, changed_ms, &address), arguments.yes)?;
 
     let former = survivor.state().generation();
-    let building = dir.join(format!("metadata.recovering-{}", &unique[..8]));
-    let founded = survivor.found(&building, &address, identity.peer()).await?;
+    let building = Scratch(dir.join(format!("metadata.recovering-{}", &unique[..8])));
+    let founded = survivor.found(&building.0, &address, identity.peer()).await?;
     let kept = dir.join(format!("metadata.generation-{former}-{}", &unique[..8]));
-    replace(&metadata, &building, &kept).map_err(|source| io_error(&metadata, source))?;
+    // From here on the folder may hold what was there before.
+    replace(&metadata, &building.keep(), &kept).map_err(|source| io_error(&metadata, source))?;
     let text = format!(
         "Cluster {} goes on as generation {}, with member {} at {address} alone.\n\
          The former metadata is kept in {}.\n\
@@ -86,21 +95,26 @@ pub(super) async fn run(arguments: &RecoverArguments) -> Result<Report, Failure>
     Ok(Report::new(text, json))
 }
 
-/// A copy of a folder, deleted when dropped.
-struct Copy(PathBuf);
+/// A folder of this command's, deleted when dropped.
+struct Scratch(PathBuf);
 
-impl Copy {
-    fn of(from: &Path, to: PathBuf) -> io::Result<Self> {
-        let copy = Self(to);
-        copy_all(from, &copy.0)?;
-        Ok(copy)
+impl Scratch {
+    /// The folder, which stays.
+    fn keep(mut self) -> PathBuf {
+        std::mem::take(&mut self.0)
     }
 }
 
-impl Drop for Copy {
+impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            tracing::warn!(path = %self.0.display(), %error, "a copy stays behind");
+        if self.0.as_os_str().is_empty() {
+            return;
+        }
+        match fs::remove_dir_all(&self.0) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path = %self.0.display(), %error, "a folder stays behind");
+            }
+            _ => {}
         }
     }
 }
