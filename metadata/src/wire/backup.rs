@@ -23,8 +23,13 @@ use crate::{Backup, BackupError, BackupInfo, FeatureLevel, Revision};
 
 const MAGIC: &[u8; 8] = b"TORUSBAK";
 const VERSION: u32 = 1;
+/// Where the fields in front of the header are, and how long they are together.
+const VERSION_AT: usize = 8;
+const HEADER_LENGTH_AT: usize = 12;
 const PREFIX: usize = 16;
-const FOOTER: usize = 12;
+/// The state's length, then the checksum.
+const STATE_LENGTH_SIZE: usize = 8;
+const FOOTER: usize = STATE_LENGTH_SIZE + 4;
 const HEADER_MAX: usize = 64 << 10;
 /// Of a log; what is larger no group has reached.
 const NUMBER_MAX: u64 = u64::MAX / 2;
@@ -63,20 +68,21 @@ pub(crate) fn decode_backup(bytes: &[u8]) -> Result<Backup, BackupError> {
     if bytes.len() < PREFIX + FOOTER {
         return Err(too_short);
     }
-    let version = u32_at(bytes, 8);
+    let version = u32_at(bytes, VERSION_AT);
     if version != VERSION {
         return Err(BackupError::Version { found: version, known: VERSION });
     }
-    let header = u32_at(bytes, 12) as usize;
+    let header = u32_at(bytes, HEADER_LENGTH_AT) as usize;
     let footer = bytes.len() - FOOTER;
-    let mut length = [0; 8];
-    length.copy_from_slice(&bytes[footer..footer + 8]);
+    let checksum = footer + STATE_LENGTH_SIZE;
+    let mut length = [0; STATE_LENGTH_SIZE];
+    length.copy_from_slice(&bytes[footer..checksum]);
     let length = u64::from_le_bytes(length);
     let expected = length.saturating_add((PREFIX + FOOTER + header) as u64);
     if header > HEADER_MAX || expected != found {
         return Err(BackupError::Size { found, expected });
     }
-    let (summed, expected) = (&bytes[..footer + 8], u32_at(bytes, footer + 8));
+    let (summed, expected) = (&bytes[..checksum], u32_at(bytes, checksum));
     let found = crc32fast::hash(summed);
     if found != expected {
         return Err(BackupError::Checksum { found, expected });
