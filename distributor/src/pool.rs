@@ -33,6 +33,9 @@ use crate::{PeerError, Peers, Placer, Refusal, Request, Response, View};
 /// metadata service.
 const FIRST_WORD: Duration = Duration::from_secs(3);
 
+/// How often the log says that a peer fails requests.
+const QUIET: Duration = Duration::from_secs(10);
+
 /// Where the answers of a replicated operation come from.
 type Answers = FuturesUnordered<BoxFuture<'static, (PeerId, Result<Response, PeerError>)>>;
 
@@ -51,6 +54,8 @@ struct Shared {
     rings: Mutex<BTreeMap<RingVersion, Arc<Placer>>>,
     /// Until when a peer is passed over.
     ailing: Mutex<BTreeMap<PeerId, Instant>>,
+    /// When the log last said that a peer failed something.
+    complaints: Mutex<BTreeMap<PeerId, Instant>>,
 }
 
 impl Distributor {
@@ -61,8 +66,15 @@ impl Distributor {
         peers: Arc<dyn Peers>,
         view: watch::Receiver<View>,
     ) -> Self {
-        let (rings, ailing) = (Mutex::default(), Mutex::default());
-        let shared = Shared { block_size, metadata, peers, view, rings, ailing };
+        let shared = Shared {
+            block_size,
+            metadata,
+            peers,
+            view,
+            rings: Mutex::default(),
+            ailing: Mutex::default(),
+            complaints: Mutex::default(),
+        };
         Self { shared: Arc::new(shared) }
     }
 
@@ -158,12 +170,29 @@ impl Shared {
             Ok(_) => Event::Done(peer),
             Err(PeerError::Refused(Refusal::Fenced { newest })) => Event::Fenced(peer, newest),
             Err(error) => {
-                // One line a request: the link says that the peer is lost, the volume what it does.
-                tracing::debug!(%peer, %error, "a peer failed a write");
+                // Of silence the link says why.
+                let is_known =
+                    matches!(error, PeerError::Silent | PeerError::Refused(Refusal::ShuttingDown));
+                if !is_known && self.complains(peer) {
+                    tracing::warn!(%peer, %error, "a peer failed a request");
+                } else {
+                    tracing::debug!(%peer, %error, "a peer failed a request");
+                }
                 self.note_failure(peer, &error);
                 Event::Failed(peer)
             }
         }
+    }
+
+    /// Whether it is time to say again that a peer fails requests: many are under way at once.
+    fn complains(&self, peer: PeerId) -> bool {
+        let now = Instant::now();
+        let mut complaints = lock(&self.complaints);
+        let is_new = complaints.get(&peer).is_none_or(|&last| last + QUIET <= now);
+        if is_new {
+            complaints.insert(peer, now);
+        }
+        is_new
     }
 
     /// The present ring, waited for if this process has not read it yet.
