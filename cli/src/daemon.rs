@@ -90,12 +90,13 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     // The metadata group must answer however busy the disks are: it has a thread of its own.
     let control = threads::runtime("control", 1)?;
     let calls = threads::runtime("calls", 2)?;
+    threads::guard(control.handle().clone(), calls.handle());
     let data = Arc::new(DataThreads::start()?);
     let result = control.block_on(serve(arguments, calls.handle(), &data));
-    calls.shutdown_timeout(DRAIN);
-    control.shutdown_timeout(DRAIN);
+    calls.shutdown_timeout(DRAIN / 3);
+    control.shutdown_timeout(DRAIN / 3);
     if let Some(data) = Arc::into_inner(data) {
-        data.shutdown(DRAIN);
+        data.shutdown(DRAIN / 3);
     }
     result
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
@@ -27,17 +27,26 @@ pub type Connecting = BoxFuture<'static, io::Result<Box<dyn Socket>>>;
 
 /// Makes the connection to what listens at a `HOST:PORT`.
 #[derive(Clone)]
-pub struct Dial(Arc<dyn Fn(String) -> Connecting + Send + Sync>);
+pub struct Dial {
+    connect: Arc<dyn Fn(String) -> Connecting + Send + Sync>,
+    greeting: &'static [u8],
+}
 
 impl Dial {
     /// Connections that `connect` makes.
     pub fn by(connect: impl Fn(String) -> Connecting + Send + Sync + 'static) -> Self {
-        Self(Arc::new(connect))
+        Self { connect: Arc::new(connect), greeting: &[] }
+    }
+
+    /// The same, but its gRPC channels begin with these bytes.
+    #[must_use]
+    pub fn greeting(self, greeting: &'static [u8]) -> Self {
+        Self { greeting, ..self }
     }
 
     /// A new connection to `HOST:PORT`; an error after one second.
     pub async fn connect(&self, address: &str) -> io::Result<Box<dyn Socket>> {
-        let limited = tokio::time::timeout(LIMIT, (self.0)(address.to_owned())).await;
+        let limited = tokio::time::timeout(LIMIT, (self.connect)(address.to_owned())).await;
         limited.map_err(|late| io::Error::new(io::ErrorKind::TimedOut, late))?
     }
 
@@ -48,7 +57,9 @@ impl Dial {
             let dial = dial.clone();
             async move {
                 let address = uri.authority().map_or("", |authority| authority.as_str());
-                dial.connect(address).await.map(TokioIo::new)
+                let mut socket = dial.connect(address).await?;
+                socket.write_all(dial.greeting).await?;
+                Ok::<_, io::Error>(TokioIo::new(socket))
             }
         }))
     }

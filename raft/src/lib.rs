@@ -34,4 +34,4 @@ pub use node::{Position, RaftNode, Remains};
 pub use options::{Identity, Options, Timing};
 pub use status::{Leadership, Member, Role, Status};
 pub use storage::{Change, Entries, Pace, Records, Storage};
-pub use transport::{Rewound, Transport, divide};
+pub use transport::{MEMBER, Rewound, Transport, divide};

@@ -15,7 +15,7 @@ use tonic::Status;
 
 pub(crate) use channels::Channels;
 pub(crate) use client::read_index;
-pub use division::{Rewound, divide};
+pub use division::{MEMBER, Rewound, divide};
 pub(crate) use server::Receiver;
 pub use server::Transport;
 

@@ -20,7 +20,7 @@ use super::report::{Report, count};
 use crate::clock::{age, utc};
 use crate::failure::Failure;
 
-/// What was asked cannot be done, and nothing was changed.
+/// What was asked cannot be done, and the metadata is as it was.
 #[derive(Debug, thiserror::Error)]
 enum RecoverError {
     #[error("{} is no data directory of a daemon: it has no metadata", .dir.display())]
@@ -37,7 +37,7 @@ enum RecoverError {
          daemon will be"
     )]
     NoAddress,
-    #[error("nothing was changed: confirm with 'yes', or use --yes")]
+    #[error("nothing was recovered: confirm with 'yes', or use --yes")]
     NotConfirmed,
     #[error("cannot change {}", .path.display())]
     Io { path: PathBuf, source: io::Error },
@@ -71,8 +71,7 @@ pub(super) async fn run(arguments: &RecoverArguments) -> Result<Report, Failure>
     let building = Scratch(dir.join(format!("metadata.recovering-{}", &unique[..8])));
     let founded = survivor.found(&building.0, &address, identity.peer()).await?;
     let kept = dir.join(format!("metadata.generation-{former}-{}", &unique[..8]));
-    // From here on the folder may hold what was there before.
-    replace(&metadata, &building.keep(), &kept).map_err(|source| io_error(&metadata, source))?;
+    replace(&metadata, building, &kept).map_err(|source| io_error(&metadata, source))?;
     let text = format!(
         "Cluster {} goes on as generation {}, with member {} at {address} alone.\n\
          The former metadata is kept in {}.\n\
@@ -204,14 +203,15 @@ fn last_change(dir: &Path) -> io::Result<u64> {
 }
 
 /// Puts `new` in the place of `dir`, and what was there at `kept`.
-fn replace(dir: &Path, new: &Path, kept: &Path) -> io::Result<()> {
-    match renameat2(AT_FDCWD, dir, AT_FDCWD, new, RenameFlags::RENAME_EXCHANGE) {
-        Ok(()) => fs::rename(new, kept)?,
+fn replace(dir: &Path, new: Scratch, kept: &Path) -> io::Result<()> {
+    match renameat2(AT_FDCWD, dir, AT_FDCWD, &new.0, RenameFlags::RENAME_EXCHANGE) {
+        // It is the former metadata's name now.
+        Ok(()) => fs::rename(new.keep(), kept)?,
         // Some file systems cannot. A crash between these leaves a daemon that waits for a cluster,
         // and both folders for the operator.
         Err(Errno::EINVAL | Errno::ENOSYS) => {
             fs::rename(dir, kept)?;
-            fs::rename(new, dir)?;
+            fs::rename(new.keep(), dir)?;
         }
         Err(error) => return Err(error.into()),
     }

@@ -1,5 +1,6 @@
 //! The daemon's one port: the first bytes of a connection tell the data protocol from the others.
 
+use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -26,12 +27,10 @@ const RETRY: Duration = Duration::from_millis(100);
 /// How often to look whether more of the first bytes have come.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Connections with calls that the group's own thread serves at a time. Their requests wait for no
-/// other thread, which a client that is alone gains by; were there more of them, they would take
-/// the thread's time from the group.
+/// Connections of clients that the group's own thread serves at a time, beside those of members. Their
+/// requests wait for no other thread, which a client that is alone gains by; were there more of them,
+/// they would take the thread's time from the group.
 const NEAR: usize = 4;
-
-type Incoming = Result<Rewound<TcpStream>, io::Error>;
 
 /// Where the connections go that are not the group's own.
 pub(super) struct Places {
@@ -89,41 +88,51 @@ pub(super) fn start(
 }
 
 /// Answers calls until `stop`.
-async fn serve(routes: Routes, calls: mpsc::Receiver<Incoming>, stop: CancellationToken) {
+async fn serve(routes: Routes, calls: mpsc::Receiver<Rewound<TcpStream>>, stop: CancellationToken) {
     let server = Server::builder()
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
         .add_routes(routes);
-    let calls = ReceiverStream::new(calls);
+    let calls = ReceiverStream::new(calls).map(Ok::<_, Infallible>);
     let ended = server.serve_with_incoming_shutdown(calls, stop.cancelled_owned()).await;
     if let Err(error) = ended {
         tracing::error!(%error, "the gRPC server ended");
     }
 }
 
-/// Gives the first few connections to the server on this runtime and the others to the one on
-/// `calls`.
+/// Gives the connections of members and of the first few clients to the server on this runtime and the
+/// others to the one on `calls`.
 async fn share(
-    incoming: impl Stream<Item = Incoming>,
-    near: mpsc::Sender<Incoming>,
-    far: mpsc::Sender<Incoming>,
+    incoming: impl Stream<Item = io::Result<Rewound<TcpStream>>>,
+    near: mpsc::Sender<Rewound<TcpStream>>,
+    far: mpsc::Sender<Rewound<TcpStream>>,
     calls: Handle,
 ) {
     let places = Arc::new(Semaphore::new(NEAR));
     let mut incoming = pin!(incoming);
     while let Some(stream) = incoming.next().await {
-        if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
-            drop(near.send(stream.map(|stream| stream.keeping(place))).await);
-            continue;
+        let stream = match stream {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::debug!(%error, "a connection broke before its first call");
+                continue;
+            }
+        };
+        if stream.is_member() {
+            drop(near.send(stream).await);
+        } else if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
+            drop(near.send(stream.keeping(place)).await);
+        } else {
+            // The socket moves to the other runtime's poller.
+            let (far, moved) = (far.clone(), stream.try_map(TcpStream::into_std));
+            calls.spawn(async move {
+                match moved.and_then(|stream| stream.try_map(TcpStream::from_std)) {
+                    Ok(stream) => drop(far.send(stream).await),
+                    Err(error) => tracing::warn!(%error, "cannot serve a connection"),
+                }
+            });
         }
-        // The socket moves to the other runtime's poller.
-        let moved = stream.and_then(|stream| stream.try_map(TcpStream::into_std));
-        let far = far.clone();
-        calls.spawn(async move {
-            let stream = moved.and_then(|stream| stream.try_map(TcpStream::from_std));
-            drop(far.send(stream).await);
-        });
     }
 }
 
@@ -174,5 +183,48 @@ async fn speaks_data(stream: &TcpStream) -> io::Result<bool> {
         }
         // A peek does not wait for more than there is.
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio_stream::wrappers::TcpListenerStream;
+    use torus_raft::MEMBER;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn members_and_a_few_clients_are_near_and_who_ends_makes_room() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let incoming = torus_raft::divide(TcpListenerStream::new(listener), || None);
+        let ((near, mut is_near), (far, mut is_far)) = (mpsc::channel(64), mpsc::channel(64));
+        let sharing = share(incoming, near, far, Handle::current());
+        let clients = async {
+            let begin = async |first: &[u8; 8]| {
+                let mut client = TcpStream::connect(address).await.unwrap();
+                client.write_all(first).await.unwrap();
+                client
+            };
+            let mut clients = Vec::new();
+            let mut served = Vec::new();
+            for _ in 0..NEAR {
+                clients.push(begin(b"PRI * HT").await);
+                served.push(is_near.recv().await.unwrap());
+            }
+            clients.push(begin(b"PRI * HT").await);
+            let moved = is_far.recv().await.unwrap();
+            assert!(!moved.is_member());
+            clients.push(begin(&MEMBER).await);
+            assert!(is_near.recv().await.unwrap().is_member());
+            drop(served.pop());
+            clients.push(begin(b"PRI * HT").await);
+            is_near.recv().await.unwrap();
+        };
+        tokio::select! {
+            () = sharing => panic!("it does not end"),
+            ended = tokio::time::timeout(FIRST_BYTES, clients) => ended.unwrap(),
+        }
     }
 }

@@ -59,9 +59,10 @@ pub(super) struct Core {
 impl Core {
     pub(super) fn new(options: MemberOptions, tuning: Tuning, orders: mpsc::Sender<Order>) -> Self {
         let own = vec![options.address.clone()];
+        let dial = tuning.dial.clone().greeting(&torus_raft::MEMBER);
         Self {
             options,
-            tuning,
+            tuning: Tuning { dial, ..tuning },
             replica: Arc::new(Replica::new()),
             node: RwLock::default(),
             gate: Gate::default(),

@@ -13,8 +13,8 @@ use super::{MemberState, backup};
 use crate::admin::{AdminClient, Applicant, Denied, InitOptions, Membership, Restored};
 use crate::wire::Failure;
 use crate::{
-    Backup, Command, Error, GlobalMetadata, MetadataService, NodeId, Refusal, Ring, RingVersion,
-    block_size_is_valid,
+    AdminError, Backup, Command, Error, GlobalMetadata, MetadataService, NodeId, Refusal, Ring,
+    RingVersion, block_size_is_valid,
 };
 
 /// How often the cluster is asked again.
@@ -198,16 +198,33 @@ async fn ask(core: &Core, targets: &[String]) -> Asked {
     let cluster = AdminClient::over(core.tuning.dial.clone(), targets.iter().cloned());
     match cluster.join(applicant).await {
         Ok(Ok(place)) => Asked::Place(place),
-        Ok(Err(denied @ (Denied::Failure(_) | Denied::NotReady(_)))) => {
+        Ok(Err(denied)) if is_final(&denied) => Asked::Refused(denied),
+        Ok(Err(denied)) => {
             tracing::debug!(?denied, "not taken in yet");
             Asked::NotYet
         }
-        Ok(Err(denied)) => Asked::Refused(denied),
-        Err(err) => {
+        Err(err @ (AdminError::Unavailable { .. } | AdminError::NotInitialised { .. })) => {
             tracing::debug!(error = %err, "nobody takes this daemon in yet");
             Asked::NotYet
         }
+        Err(err) => {
+            tracing::warn!(error = %err, "the cluster does not take this daemon in");
+            tokio::time::sleep(AFTER_REFUSAL).await;
+            Asked::NotYet
+        }
     }
+}
+
+/// Whether the same question would get the same answer, until somebody does something.
+fn is_final(denied: &Denied) -> bool {
+    matches!(
+        denied,
+        Denied::AddressTaken(_)
+            | Denied::AlreadyMember(_)
+            | Denied::Level { .. }
+            | Denied::OtherCluster(_)
+            | Denied::Refused(_)
+    )
 }
 
 /// Whom to ask next: an invitation has come to nothing, but what `--join` says stands.

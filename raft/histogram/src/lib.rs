@@ -1,7 +1,7 @@
 //! Histograms for openraft's statistics, in place of the crate base2histogram 0.2.3.
 //!
-//! That crate computes 26.8 MB of tables when the first histogram is made, a third of a daemon's
-//! memory, for fifteen resolutions that openraft does not use. openraft shows its statistics to nobody
+//! That crate computes tables of 26 MiB when the first histogram is made, more than half of what an
+//! empty daemon had, for fifteen resolutions that openraft does not use. openraft shows its statistics to nobody
 //! unless its feature `runtime-stats` is on, which it is not here: so this has what openraft
 //! needs without that feature, and does not compile with it.
 //!

@@ -1,5 +1,6 @@
 //! The one thread that writes to the log: takes what has queued up, writes it as one batch with
-//! one sync, and answers in order. (In a simulation it is a task, which takes simulated time.)
+//! one sync, and answers in order. What needs no sync waits up to 100 ms for what does, so even the
+//! end of the process alone may lose it. (In a simulation it is a task, which takes simulated time.)
 //!
 //! The first error is final: every later operation gets the same answer without touching the
 //! disk. After a failed sync the kernel may drop the dirty pages, so that a second one succeeds
@@ -205,8 +206,15 @@ impl Batch {
         self.ops.push(op);
     }
 
-    fn is_full(&self) -> bool {
-        self.size >= BATCH_SIZE
+    /// Takes what has queued up; whether it should be written then.
+    fn fill(&mut self, mut queued: impl FnMut() -> Option<Op>) -> bool {
+        while self.size < BATCH_SIZE {
+            match queued() {
+                Some(op) => self.push(op),
+                None => return self.needs_sync(),
+            }
+        }
+        true
     }
 
     fn needs_sync(&self) -> bool {
@@ -222,14 +230,10 @@ impl Batch {
 fn run(ops: &Receiver<Op>, mut sink: impl Sink, health: &Health) {
     while let Ok(first) = ops.recv() {
         let mut batch = Batch::begin(first);
-        while !batch.is_full() {
-            match ops.try_recv() {
+        while !batch.fill(|| ops.try_recv().ok()) {
+            match ops.recv_timeout(batch.patience()) {
                 Ok(op) => batch.push(op),
-                Err(_) if batch.needs_sync() => break,
-                Err(_) => match ops.recv_timeout(batch.patience()) {
-                    Ok(op) => batch.push(op),
-                    Err(_) => break,
-                },
+                Err(_) => break,
             }
         }
         health.set_busy(true);
@@ -247,14 +251,10 @@ async fn run_simulated(
 ) {
     while let Some(first) = ops.recv().await {
         let mut batch = Batch::begin(first);
-        while !batch.is_full() {
-            match ops.try_recv() {
-                Ok(op) => batch.push(op),
-                Err(_) if batch.needs_sync() => break,
-                Err(_) => match tokio::time::timeout_at(batch.due, ops.recv()).await {
-                    Ok(Some(op)) => batch.push(op),
-                    Ok(None) | Err(_) => break,
-                },
+        while !batch.fill(|| ops.try_recv().ok()) {
+            match tokio::time::timeout_at(batch.due, ops.recv()).await {
+                Ok(Some(op)) => batch.push(op),
+                Ok(None) | Err(_) => break,
             }
         }
         health.set_busy(true);

@@ -20,7 +20,10 @@ const DRAFT: &str = "tmp";
 pub(crate) struct Shelf {
     dir: PathBuf,
     group: [u8; 16],
+    /// Held while a file is opened, never while one is written or synced: the node's thread asks.
     current: Mutex<Option<Current>>,
+    /// Who makes a snapshot the current one.
+    publishing: Mutex<()>,
     drafts: AtomicU64,
     blocking: Blocking,
 }
@@ -70,8 +73,8 @@ impl Shelf {
             current = Some(Current { meta, path: newest.clone() });
         }
         let current = Mutex::new(current);
-        let drafts = AtomicU64::new(0);
-        Ok(Self { dir: dir.to_owned(), group, current, drafts, blocking })
+        let (publishing, drafts) = (Mutex::default(), AtomicU64::new(0));
+        Ok(Self { dir: dir.to_owned(), group, current, publishing, drafts, blocking })
     }
 
     /// Where work on its files goes.
@@ -102,10 +105,9 @@ impl Shelf {
         path.and_then(|path| fs::metadata(path).ok()).map_or(0, |found| found.len())
     }
 
-    /// How long ago the current snapshot was written. Unknown while it is being replaced: whoever asks
-    /// must not wait for the disk.
+    /// How long ago the current snapshot was written.
     pub(crate) fn age(&self) -> Option<Duration> {
-        let path = self.current.try_lock().ok()?.as_ref()?.path.clone();
+        let path = self.current().as_ref()?.path.clone();
         let written = fs::metadata(path).ok()?.modified().ok()?;
         // A clock that was put back makes it new.
         Some(written.elapsed().unwrap_or_default())
@@ -154,14 +156,14 @@ impl Shelf {
     /// Makes a complete draft the current snapshot, unless a newer one is there already.
     pub(crate) fn publish(&self, meta: &SnapshotMeta, file: &File, draft: Draft) -> io::Result<()> {
         file.sync_all()?;
-        let mut current = self.current();
-        if current.as_ref().is_some_and(|current| current.meta.last_log_id >= meta.last_log_id) {
+        let _publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.last().is_some_and(|last| Some(last) >= meta.last_log_id) {
             return Ok(());
         }
         let path = self.dir.join(name(meta));
         fs::rename(&draft.path, &path)?;
         File::open(&self.dir)?.sync_all()?;
-        let older = current.replace(Current { meta: meta.clone(), path: path.clone() });
+        let older = self.current().replace(Current { meta: meta.clone(), path: path.clone() });
         if let Some(older) = older.filter(|older| older.path != path) {
             fs::remove_file(older.path)?;
         }

@@ -1,4 +1,5 @@
-//! Lines and gRPC come to the same port: the first bytes of a connection tell which it is.
+//! Lines and gRPC come to the same port: the first bytes of a connection tell which it is, and
+//! whether it is a member that calls.
 
 use std::any::Any;
 use std::io;
@@ -17,11 +18,15 @@ use torus_dial::Socket;
 use super::line::{FAMILY, Line, MAGIC};
 use super::server::Transport;
 
+/// What members say before the gRPC of their calls, so that a server can tell them from clients: see
+/// [`Dial::greeting`](torus_dial::Dial::greeting).
+pub const MEMBER: [u8; MAGIC.len()] = *b"TORUSMC1";
+
 /// How long a connection may take to say what it is.
 const FIRST_BYTES: Duration = Duration::from_secs(10);
 
 /// Serves the lines among `incoming` by what `transport` gives (`None`: they are not taken) and
-/// passes the other connections on, whose first bytes are read again.
+/// passes the other connections on, as if nothing had been read of their gRPC.
 ///
 /// Lines live until the stream ends or is dropped.
 pub fn divide<S>(
@@ -52,7 +57,9 @@ where
                         tracing::warn!("a member of another version wants to append to the log");
                     }
                     Ok(Ok((first, stream))) => {
-                        yield Ok(Rewound { first, read: 0, stream, kept: None });
+                        let is_member = first == MEMBER;
+                        let read = if is_member { first.len() } else { 0 };
+                        yield Ok(Rewound { first, read, is_member, stream, kept: None });
                     }
                     Ok(Err(error)) => {
                         tracing::debug!(%error, "a connection ended before it said anything");
@@ -80,6 +87,7 @@ async fn begin<S: AsyncRead + Unpin>(mut stream: S) -> io::Result<([u8; MAGIC.le
 pub struct Rewound<S> {
     first: [u8; MAGIC.len()],
     read: usize,
+    is_member: bool,
     stream: S,
     kept: Option<Box<dyn Any + Send + Sync>>,
 }
@@ -87,8 +95,13 @@ pub struct Rewound<S> {
 impl<S> Rewound<S> {
     /// The same connection with another stream for it.
     pub fn try_map<T>(self, map: impl FnOnce(S) -> io::Result<T>) -> io::Result<Rewound<T>> {
-        let Self { first, read, stream, kept } = self;
-        Ok(Rewound { first, read, stream: map(stream)?, kept })
+        let Self { first, read, is_member, stream, kept } = self;
+        Ok(Rewound { first, read, is_member, stream: map(stream)?, kept })
+    }
+
+    /// Whether it says that it is a member's. Anybody can say so.
+    pub fn is_member(&self) -> bool {
+        self.is_member
     }
 
     /// Keeps something until the connection ends.
