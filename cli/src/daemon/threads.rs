@@ -1,9 +1,9 @@
 //! The daemon's runtimes, above all those that serve data.
 //!
-//! Each of their threads is a runtime by itself, and a connection stays with one: a request then never wakes a second
-//! thread, which costs more than most requests do. In one runtime with several threads, tokio
-//! wakes another whenever one finds work, so that it could help: with one thread in its place a
-//! flushed write took 15 % less CPU time (`docs/performance.md`).
+//! Each of their threads is a runtime by itself, and a connection stays with one: a request then
+//! never wakes a second thread, which costs more than most requests do. In one runtime with several
+//! threads, tokio wakes another whenever one finds work, so that it could help: with one thread in
+//! its place a flushed write took 15 % less CPU time (`docs/performance.md`).
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
