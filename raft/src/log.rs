@@ -15,8 +15,8 @@
 //! written.
 //!
 //! One thread writes ([`writer`]): it takes what has queued up, writes it as one batch with one
-//! sync, and answers in order; the committed and the purged ID wait a while for an append to go with.
-//! An append returns at once, its entries readable in memory
+//! sync, and answers in order. The committed ID goes with the next append, or within a second; even the
+//! end of the process alone may lose it. An append returns at once, its entries readable in memory
 //! ([`tail`]) until they are on disk and newer ones need the room.
 
 mod database;

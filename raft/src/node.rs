@@ -299,7 +299,7 @@ impl RaftNode {
         let (leadership, leadership_task) = monitor::leadership(&raft);
         let (failure, failure_task) = monitor::failure(&raft, log.health(), DiskLimits::default());
         let reads = Reads::start(raft.clone(), channels.clone());
-        let tasks = vec![leadership_task, failure_task, space.watch()];
+        let tasks = vec![leadership_task, failure_task, space.watch(), log.keep_noting()];
         let room = Semaphore::new(ROOM);
         Ok(Self {
             identity,

@@ -4,12 +4,14 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::Stream;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{OptionalSend, alias};
 use prost::Message;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::database::{COMMITTED, Database, PURGED, VOTE};
 use super::tail::Tail;
@@ -21,6 +23,8 @@ use crate::wire::{self, proto, required};
 
 /// Bytes of entries that stay in memory after they are on disk.
 const TAIL_SIZE: usize = 2 << 20;
+/// For how long what is committed may not be written down while no entry follows.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
 
 /// The log of one node; clones share it.
 #[derive(Clone)]
@@ -42,6 +46,9 @@ struct State {
     purged: Option<LogId>,
     vote: Option<Vote>,
     committed: Option<LogId>,
+    /// It has not been given to the writer: that would be a write of its own for each entry, and wake a
+    /// thread for it.
+    committed_is_news: bool,
 }
 
 impl State {
@@ -68,7 +75,8 @@ impl State {
             };
             let end = last.map_or(0, |id| id.index + 1);
             let tail = Tail::new(end, TAIL_SIZE);
-            Ok(Self { tail, first, last, purged, vote, committed: log_id(COMMITTED)? })
+            let committed = log_id(COMMITTED)?;
+            Ok(Self { tail, first, last, purged, vote, committed, committed_is_news: false })
         })
     }
 
@@ -109,8 +117,33 @@ impl LogStore {
         state.last.is_none() && state.vote.is_none()
     }
 
+    /// Writes down what is committed, if no entry has taken that along; without a sync.
+    pub(crate) fn note_committed(&self) -> io::Result<()> {
+        let value = {
+            let mut state = self.state();
+            if !std::mem::take(&mut state.committed_is_news) {
+                return Ok(());
+            }
+            state.committed.map(encode_id)
+        };
+        self.0.writer.submit(Op::Committed { value })
+    }
+
+    /// [Does so](Self::note_committed) now and then, until the log takes no more.
+    pub(crate) fn keep_noting(&self) -> JoinHandle<()> {
+        let this = self.clone();
+        tokio::spawn(async move {
+            while this.note_committed().is_ok() {
+                tokio::time::sleep(NOTE_EVERY).await;
+            }
+        })
+    }
+
     /// Writes what is queued and closes the files.
     pub(crate) fn close(&self) {
+        if let Err(error) = self.note_committed() {
+            tracing::debug!(%error, "what is committed is not written down");
+        }
         self.0.writer.stop();
         self.0.database.close();
     }
@@ -326,8 +359,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
-        self.0.writer.submit(Op::Committed { value: committed.map(encode_id) })?;
-        self.state().committed = committed;
+        let mut state = self.state();
+        state.committed = committed;
+        state.committed_is_news = true;
         Ok(())
     }
 
@@ -362,6 +396,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             }
             state.tail.append(sized)
         };
+        self.note_committed()?;
         self.0.writer.submit(Op::Append { entries: encoded, sequence, done: callback })
     }
 

@@ -94,6 +94,36 @@ async fn everything_is_there_after_reopening() {
     log.close();
 }
 
+/// What a restart would find to be committed, if the process ended now.
+async fn committed_after_a_kill(dir: &TempDir) -> Option<LogId> {
+    let copy = TempDir::new().unwrap();
+    for file in std::fs::read_dir(dir.path()).unwrap().map(Result::unwrap) {
+        std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+    }
+    let mut log = open(copy.path()).unwrap();
+    let committed = log.read_committed().await.unwrap();
+    log.close();
+    committed
+}
+
+#[tokio::test]
+async fn what_is_committed_is_written_with_the_next_append_or_when_it_is_time() {
+    let dir = TempDir::new().unwrap();
+    let mut log = open(dir.path()).unwrap();
+    log.blocking_append((0..3).map(|index| entry(1, index, 3))).await.unwrap();
+    log.save_committed(Some(id(1, 1))).await.unwrap();
+    assert_eq!(log.read_committed().await.unwrap(), Some(id(1, 1)));
+    assert_eq!(committed_after_a_kill(&dir).await, None);
+    log.blocking_append([entry(1, 3, 3)]).await.unwrap();
+    assert_eq!(committed_after_a_kill(&dir).await, Some(id(1, 1)));
+    log.save_committed(Some(id(1, 3))).await.unwrap();
+    log.note_committed().unwrap();
+    // Is written behind it.
+    log.save_vote(&Vote::new(2, 1)).await.unwrap();
+    assert_eq!(committed_after_a_kill(&dir).await, Some(id(1, 3)));
+    log.close();
+}
+
 #[tokio::test]
 async fn a_purge_beyond_the_end_restarts_the_log_there() {
     let dir = TempDir::new().unwrap();

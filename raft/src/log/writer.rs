@@ -1,6 +1,5 @@
 //! The one thread that writes to the log: takes what has queued up, writes it as one batch with
-//! one sync, and answers in order. What needs no sync waits up to 100 ms for what does, so even the
-//! end of the process alone may lose it. (In a simulation it is a task, which takes simulated time.)
+//! one sync, and answers in order. (In a simulation it is a task, which takes simulated time.)
 //!
 //! The first error is final: every later operation gets the same answer without touching the
 //! disk. After a failed sync the kernel may drop the dirty pages, so that a second one succeeds
@@ -22,9 +21,6 @@ use crate::storage::Pace;
 
 /// Bytes after which a batch takes no further operations.
 const BATCH_SIZE: usize = 4 << 20;
-/// How long an operation that needs no sync may wait for one that does, to be written with it: the news
-/// of each commit would take a write of its own.
-const HOLD: Duration = Duration::from_millis(100);
 
 /// One change of the log, in the order in which it is to become durable.
 pub(super) enum Op {
@@ -188,58 +184,16 @@ impl Drop for Writer {
     }
 }
 
-/// Operations that are to be written together.
-struct Batch {
-    ops: Vec<Op>,
-    size: usize,
-    /// When it is written even if nothing in it needs a sync.
-    due: Instant,
-}
-
-impl Batch {
-    fn begin(first: Op) -> Self {
-        Self { size: first.size(), ops: vec![first], due: Instant::now() + HOLD }
-    }
-
-    fn push(&mut self, op: Op) {
-        self.size += op.size();
-        self.ops.push(op);
-    }
-
-    /// Takes what has queued up; whether it should be written then.
-    fn fill(&mut self, mut queued: impl FnMut() -> Option<Op>) -> bool {
-        while self.size < BATCH_SIZE {
-            match queued() {
-                Some(op) => self.push(op),
-                None => return self.needs_sync(),
-            }
-        }
-        true
-    }
-
-    fn needs_sync(&self) -> bool {
-        self.ops.iter().any(Op::needs_sync)
-    }
-
-    /// How long it may wait for what does need a sync.
-    fn patience(&self) -> Duration {
-        self.due.saturating_duration_since(Instant::now())
-    }
-}
-
 fn run(ops: &Receiver<Op>, mut sink: impl Sink, health: &Health) {
     while let Ok(first) = ops.recv() {
-        let mut batch = Batch::begin(first);
-        while !batch.fill(|| ops.try_recv().ok()) {
-            match ops.recv_timeout(batch.patience()) {
-                Ok(op) => batch.push(op),
-                Err(_) => break,
-            }
+        let mut size = first.size();
+        let mut batch = vec![first];
+        while size < BATCH_SIZE {
+            let Ok(op) = ops.try_recv() else { break };
+            size += op.size();
+            batch.push(op);
         }
-        health.set_busy(true);
-        write(&batch, &mut sink, health);
-        health.set_busy(false);
-        finish(batch, &mut sink, health);
+        commit(batch, &mut sink, health);
     }
 }
 
@@ -250,15 +204,15 @@ async fn run_simulated(
     pace: Arc<dyn Pace>,
 ) {
     while let Some(first) = ops.recv().await {
-        let mut batch = Batch::begin(first);
-        while !batch.fill(|| ops.try_recv().ok()) {
-            match tokio::time::timeout_at(batch.due, ops.recv()).await {
-                Ok(Some(op)) => batch.push(op),
-                Ok(None) | Err(_) => break,
-            }
+        let mut size = first.size();
+        let mut batch = vec![first];
+        while size < BATCH_SIZE {
+            let Ok(op) = ops.try_recv() else { break };
+            size += op.size();
+            batch.push(op);
         }
         health.set_busy(true);
-        pace.before_write(batch.size).await;
+        pace.before_write(size).await;
         write(&batch, &mut sink, &health);
         pace.after_write().await;
         health.set_busy(false);
@@ -266,10 +220,17 @@ async fn run_simulated(
     }
 }
 
+fn commit(batch: Vec<Op>, sink: &mut impl Sink, health: &Health) {
+    health.set_busy(true);
+    write(&batch, sink, health);
+    health.set_busy(false);
+    finish(batch, sink, health);
+}
+
 /// Writes a batch, unless an earlier one failed; notes whether it did.
-fn write(batch: &Batch, sink: &mut impl Sink, health: &Health) {
+fn write(batch: &[Op], sink: &mut impl Sink, health: &Health) {
     if health.check().is_ok()
-        && let Err(err) = sink.write(&batch.ops, batch.needs_sync())
+        && let Err(err) = sink.write(batch, batch.iter().any(Op::needs_sync))
     {
         tracing::error!(error = %err, "writing the Raft log failed; it takes no more writes");
         health.failure.get_or_init(|| (err.kind(), err.to_string()));
@@ -277,8 +238,8 @@ fn write(batch: &Batch, sink: &mut impl Sink, health: &Health) {
 }
 
 /// Answers a batch that was written, or was not.
-fn finish(batch: Batch, sink: &mut impl Sink, health: &Health) {
-    for op in batch.ops {
+fn finish(batch: Vec<Op>, sink: &mut impl Sink, health: &Health) {
+    for op in batch {
         let result = health.check();
         if let (Op::Append { sequence, .. }, Ok(())) = (&op, &result) {
             sink.written(*sequence);
@@ -289,10 +250,6 @@ fn finish(batch: Batch, sink: &mut impl Sink, health: &Health) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::TryRecvError;
-
-    use futures::future::BoxFuture;
-
     use super::*;
 
     /// Fails the write with this number, counted from 1.
@@ -309,59 +266,6 @@ mod tests {
         }
 
         fn written(&mut self, _: u64) {}
-    }
-
-    /// Notes how many operations each write has, and whether it is synced.
-    struct Noting(Sender<(usize, bool)>);
-
-    impl Sink for Noting {
-        fn write(&mut self, ops: &[Op], sync: bool) -> io::Result<()> {
-            self.0.send((ops.len(), sync)).map_err(io::Error::other)
-        }
-
-        fn written(&mut self, _: u64) {}
-    }
-
-    struct AtOnce;
-
-    impl Pace for AtOnce {
-        fn before_write(&self, _: usize) -> BoxFuture<'static, ()> {
-            Box::pin(async {})
-        }
-
-        fn after_write(&self) -> BoxFuture<'static, ()> {
-            Box::pin(async {})
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_needs_no_sync_waits_for_what_does_but_not_for_ever() {
-        let (note, writes) = channel();
-        let writer = Writer::simulate(Noting(note), Arc::new(AtOnce));
-        let committed = || Op::Committed { value: Some(vec![1]) };
-        writer.submit(committed()).unwrap();
-        tokio::time::sleep(HOLD / 2).await;
-        let (done, answer) = oneshot::channel();
-        writer.submit(Op::Vote { value: Vec::new(), done }).unwrap();
-        answer.await.unwrap().unwrap();
-        assert_eq!(writes.try_recv(), Ok((2, true)), "in one write");
-        writer.submit(committed()).unwrap();
-        tokio::time::sleep(HOLD + Duration::from_millis(1)).await;
-        assert_eq!(writes.try_recv(), Ok((1, false)), "by itself in the end");
-        writer.submit(committed()).unwrap();
-        writer.stop();
-        assert_eq!(writes.try_recv(), Err(TryRecvError::Empty));
-        tokio::task::yield_now().await;
-        assert_eq!(writes.try_recv(), Ok((1, false)), "before it ends");
-    }
-
-    #[test]
-    fn a_thread_that_is_stopped_writes_what_waits() {
-        let (note, writes) = channel();
-        let writer = Writer::start(Noting(note)).unwrap();
-        writer.submit(Op::Committed { value: None }).unwrap();
-        writer.stop();
-        assert_eq!(writes.try_recv(), Ok((1, false)));
     }
 
     #[test]
