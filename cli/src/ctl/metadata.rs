@@ -99,10 +99,11 @@ async fn dump(cluster: &Cluster, from: Option<&Path>) -> Result<Report, Failure>
 
 async fn forget_lost(cluster: &Cluster) -> Result<Report, Failure> {
     let is_anything_lost = cluster.has_lost_volumes().await?;
-    cluster.execute(Command::ForgetLostVolumes).await?;
-    let text = match is_anything_lost {
-        true => "The peers delete the blocks of volumes that only a former generation knew.\n",
-        false => "No volumes are lost: there is nothing to forget.\n",
+    let text = if is_anything_lost {
+        cluster.execute(Command::ForgetLostVolumes).await?;
+        "The peers delete the blocks of volumes that only a former generation knew.\n"
+    } else {
+        "No volumes are lost: there is nothing to forget.\n"
     };
     Ok(Report::new(text.to_owned(), json!({ "forgotten": is_anything_lost })))
 }

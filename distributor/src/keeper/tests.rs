@@ -65,6 +65,20 @@ fn appends_come_in_order_and_answers_when_due() {
 }
 
 #[test]
+fn bytes_that_a_copy_brought_before_their_writer_did_are_taken() {
+    let (keeper, _) = keeper();
+    check(&keeper, append(1, 0, "abc", false), expect!["Done Now"]);
+    check(&keeper, put(0, "abcdef"), expect!["Done AfterSync"]);
+    check(&keeper, append(1, 3, "de", false), expect!["Done Now"]);
+    check(&keeper, append(1, 5, "f", true), expect!["Done AfterSync"]);
+    check(&keeper, append(1, 5, "", true), expect!["Done AfterSync"]);
+    check(&keeper, append(1, 5, "g", true), expect!["Sealed"]);
+    check(&keeper, append(1, 5, "fg", true), expect!["Sealed"]);
+    check(&keeper, append(1, 7, "", true), expect!["BadOffset"]);
+    check(&keeper, seal(1, "abcdef"), expect!["Done AfterSync"]);
+}
+
+#[test]
 fn a_sync_of_bytes_that_a_crash_may_have_lost_is_refused() {
     let (keeper, store) = keeper();
     check(&keeper, append(1, 0, "abc", false), expect!["Done Now"]);
