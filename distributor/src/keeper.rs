@@ -147,14 +147,11 @@ impl Keeper {
     /// before this one was of the last bytes, a daemon that repairs may bring a copy before they come.
     fn has_sealed(&self, append: &Append) -> bool {
         let Some(BlockState::Sealed(seal)) = self.store.state(append.block) else { return false };
-        let mut at = u64::from(append.offset);
-        let is_here = |part: &Bytes| {
-            let mut held = vec![0; part.len()];
-            let Ok(from) = u32::try_from(at) else { return false };
-            at += part.len() as u64;
-            self.store.read(append.block, from, &mut held).is_ok() && held[..] == part[..]
-        };
-        append.offset <= seal.length && append.data.iter().all(is_here)
+        let bytes = append.data.concat();
+        let mut held = vec![0; bytes.len()];
+        append.offset <= seal.length
+            && self.store.read(append.block, append.offset, &mut held).is_ok()
+            && held == bytes
     }
 
     /// The last of the reserve is for checkpoints, which let data be deleted: no block is begun there.
